@@ -1,0 +1,151 @@
+"""What a message must have before it is accepted: everything that can be judged without a record.
+
+docs/hl7.md says for senders which rule refuses (AR, here) and which one holds (after AA, in the record).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from carefolio.hl7.errors import (
+    DATA_TYPE,
+    DUPLICATE_KEY,
+    REQUIRED_FIELD_MISSING,
+    SEGMENT_SEQUENCE,
+    UNSUPPORTED_PROCESSING_ID,
+    HL7Error,
+    Place,
+)
+from carefolio.hl7.reader import Message, Segment
+from carefolio.hl7.time import TimeFormatError, read_moment
+
+# Events that make, move or end an encounter: PV1-19.1 is its key.
+ENCOUNTER_EVENTS = frozenset({"A01", "A02", "A03", "A04", "A05", "A11", "A12", "A13"})
+_TEXT_TYPES = frozenset({"TX", "FT", "ST"})
+
+
+def check(message: Message, *, production: bool) -> None:
+    """Raise HL7Error at the first thing that the sender must change.
+
+    ``production``: MSH-11 must be P. Message types that have no rules here pass with a good header.
+    """
+    _header(message, production)
+    rules = _RULES.get(message.code)
+    if (rules and message.code == "ADT") or (rules and message.event == "R01"):
+        rules(message)
+
+
+def _header(message: Message, production: bool) -> None:
+    header = message.header
+    _required(header, 7, "time of the message")
+    _time(header, 7)
+    _required(header, 9, "message type")
+    _required(header, 10, "message control id")
+    if len(message.control_id) > 199:
+        raise HL7Error(DATA_TYPE, header.place(10), "longer than 199 characters")
+    processing = header.get(11)
+    if production and processing != "P":
+        raise HL7Error(UNSUPPORTED_PROCESSING_ID, header.place(11), "only P is accepted here")
+
+
+def _adt(message: Message) -> None:
+    _patient(message)
+    _allergies(message)
+    event = message.event
+    if event in ENCOUNTER_EVENTS:
+        visit = _segment(message, "PV1")
+        if not visit.get(19).strip():
+            raise HL7Error(REQUIRED_FIELD_MISSING, visit.place(19, 0, 1), "no visit number, the encounter's key")
+        for field in (44, 45):
+            _time(visit, field)
+    elif not event:
+        raise HL7Error(REQUIRED_FIELD_MISSING, message.header.place(9, 0, 2), "trigger event is missing")
+
+
+def _oru(message: Message) -> None:
+    _patient(message)
+    if message.first("OBR") is None:
+        raise HL7Error(SEGMENT_SEQUENCE, Place("OBR"), "a result message has an OBR segment")
+    order: Segment | None = None
+    request: Segment | None = None
+    for segment in message.segments:
+        if segment.name == "ORC":
+            order, request = segment, None
+        elif segment.name == "OBR":
+            _report(segment, order)
+            request, order = segment, None
+        elif segment.name == "OBX" and request is not None:
+            _result(segment, request)
+
+
+def _report(request: Segment, order: Segment | None) -> None:
+    filler = request.get(3).strip()
+    ordered = order.get(3).strip() if order else ""
+    if not filler and not ordered:
+        raise HL7Error(REQUIRED_FIELD_MISSING, request.place(3), "no filler order number (neither OBR-3 nor ORC-3)")
+    if filler and ordered and filler != ordered:
+        raise HL7Error(DUPLICATE_KEY, request.place(3), "filler order number differs from ORC-3")
+    if not request.get(4, 1).strip() and not request.get(4, 2).strip():
+        raise HL7Error(REQUIRED_FIELD_MISSING, request.place(4, 0, 1), "no service code")
+    for field in (7, 14, 22):
+        _time(request, field)
+
+
+def _result(result: Segment, request: Segment) -> None:
+    if not result.get(3, 1).strip() and not result.get(3, 2).strip() and result.get(2) not in _TEXT_TYPES:
+        raise HL7Error(REQUIRED_FIELD_MISSING, result.place(3, 0, 1), "no observation code")
+    _time(result, 14)
+    if not result.get(14).strip() and not request.get(7).strip():
+        raise HL7Error(REQUIRED_FIELD_MISSING, result.place(14), "no observation time (neither OBX-14 nor OBR-7)")
+    if result.field(5) and not result.get(2).strip():
+        raise HL7Error(REQUIRED_FIELD_MISSING, result.place(2), "a value without its data type")
+
+
+def _patient(message: Message) -> None:
+    pid = _segment(message, "PID")
+    if not any(repetition.get(1).strip() for field in (3, 2) for repetition in pid.repetitions(field)):
+        raise HL7Error(REQUIRED_FIELD_MISSING, pid.place(3, 0, 1), "no patient identifier")
+    _time(pid, 7)
+    _time(pid, 29)
+    emails = [r.place for r in pid.repetitions(13) if r.get(2) == "NET"]
+    if len(emails) > 1:
+        raise HL7Error(DUPLICATE_KEY, emails[1], "more than one e-mail address")
+
+
+def _allergies(message: Message) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    for allergy in message.all("AL1"):
+        if allergy.is_null(3):
+            continue
+        if not allergy.get(3, 1).strip() and not allergy.get(3, 2).strip():
+            raise HL7Error(REQUIRED_FIELD_MISSING, allergy.place(3), "neither code nor text of the allergy")
+        _time(allergy, 6)
+        key = (allergy.get(3, 1), allergy.get(3, 2), allergy.get(6))
+        if key in seen:
+            raise HL7Error(DUPLICATE_KEY, allergy.place(3), "the same allergy and date twice")
+        seen.add(key)
+
+
+def _segment(message: Message, name: str) -> Segment:
+    segment = message.first(name)
+    if segment is None:
+        raise HL7Error(SEGMENT_SEQUENCE, Place(name), f"{message.type} needs a {name} segment".replace("^", " "))
+    return segment
+
+
+def _required(segment: Segment, field: int, what: str) -> None:
+    if not segment.get(field).strip() or segment.is_null(field):
+        raise HL7Error(REQUIRED_FIELD_MISSING, segment.place(field), f"{what} is missing")
+
+
+def _time(segment: Segment, field: int) -> None:
+    text = segment.get(field).strip()
+    if not text or text == '""':
+        return
+    try:
+        read_moment(text)
+    except TimeFormatError as error:
+        raise HL7Error(DATA_TYPE, segment.place(field), str(error)) from None
+
+
+_RULES: dict[str, Callable[[Message], None]] = {"ADT": _adt, "ORU": _oru}
