@@ -37,7 +37,7 @@ _CHARACTER_SETS = {
     "CP1252": "cp1252",
 }
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 _ESCAPES = {"H": "", "N": "", ".br": "\n", ".sp": "\n", ".fi": "", ".nf": "", ".ce": "\n"}
 _HEX = re.compile(r"X(?:[0-9A-Fa-f]{2})+\Z")
@@ -180,8 +180,8 @@ class Message:
 
     @property
     def event(self) -> str:
-        """MSH-9.2, such as R01; where a 2.x sender leaves it out, EVN-1."""
-        event = self.header.get(9, 2).strip()
+        """MSH-9.2, such as R01; where a sender leaves it out, from MSH-9.3 (ORU_R01), then EVN-1."""
+        event = self.header.get(9, 2).strip() or self.header.get(9, 3).strip().partition("_")[2]
         if not event and (evn := self.first("EVN")):
             event = evn.get(1).strip()
         return event
@@ -251,11 +251,16 @@ def _is_utf8(octets: bytes) -> bool:
     return True
 
 
+def codec_of(declared: str) -> str | None:
+    """Python's codec for a character set of HL7 table 0211."""
+    return _CHARACTER_SETS.get(declared.strip().upper())
+
+
 def decode(raw: bytes, declared: str) -> tuple[str, str]:
-    """Text and codec: the declared character set (MSH-18), then UTF-8, then Windows-1252, then Latin-1."""
+    """Text and codec: a byte order mark, the declared character set (MSH-18), UTF-8, Windows-1252, Latin-1."""
     candidates = ["utf-8", "cp1252", "iso8859-1"]
-    codec = _CHARACTER_SETS.get(declared.strip().upper())
-    if codec:
+    codec = codec_of(declared)
+    if codec and not raw.startswith(BOM):
         candidates.insert(0, codec)
     for candidate in candidates:
         try:
@@ -265,7 +270,7 @@ def decode(raw: bytes, declared: str) -> tuple[str, str]:
     raise AssertionError("iso8859-1 decodes any bytes")
 
 
-def _declared_character_set(raw: bytes) -> str:
+def declared_character_set(raw: bytes) -> str:
     """MSH-18's first repetition, from the bytes of the first line alone."""
     start = raw.find(b"MSH")
     line = re.split(rb"[\r\n]", raw[start : start + 4096], maxsplit=1)[0]
@@ -310,7 +315,7 @@ def read(raw: bytes) -> Message:
     """
     if len(raw) > MAX_BYTES:
         raise HL7Error(DATA_TYPE, Place("MSH"), f"the message is larger than {MAX_BYTES} bytes")
-    text, codec = decode(raw, _declared_character_set(raw))
+    text, codec = decode(raw, declared_character_set(raw))
     start = 0
     while start < len(text) and text[start] in "\ufeff\x0b \t\r\n":
         start += 1

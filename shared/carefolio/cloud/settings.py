@@ -1,0 +1,83 @@
+"""Settings, read from the environment once."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``environment`` is local, test, staging or production; ``public_url`` has no slash at its end."""
+
+    environment: str
+    public_url: str
+    database_url: str
+    cloud_sql_instance: str
+    database_user: str
+    database_name: str
+    pool_size: int
+    project: str
+    secrets_dir: Path
+    trusted_proxies: tuple[Network, ...]
+    push_issuer: str
+    push_account: str
+    push_audience: str
+    push_keys: str
+    trace_share: float
+    otlp_endpoint: str
+
+    @property
+    def production(self) -> bool:
+        return self.environment == "production"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether messages go through the embedded queue instead of Pub/Sub."""
+        return not self.project
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The process's settings.
+
+    Raises ValueError naming the variable that is wrong.
+    """
+    env = os.environ
+    return Settings(
+        environment=env.get("ENVIRONMENT", "local"),
+        public_url=env.get("PUBLIC_URL", "http://127.0.0.1:8080").rstrip("/"),
+        database_url=env.get("DATABASE_URL", ""),
+        cloud_sql_instance=env.get("CLOUD_SQL_INSTANCE", ""),
+        database_user=env.get("DATABASE_USER", ""),
+        database_name=env.get("DATABASE_NAME", "carefolio"),
+        pool_size=_number("POOL_SIZE", 10),
+        project=env.get("GOOGLE_CLOUD_PROJECT", ""),
+        secrets_dir=Path(env.get("SECRETS_DIR", "/secrets")),
+        trusted_proxies=_networks("TRUSTED_PROXIES"),
+        push_issuer=env.get("PUSH_ISSUER", "https://accounts.google.com"),
+        push_account=env.get("PUSH_SERVICE_ACCOUNT", ""),
+        push_audience=env.get("PUSH_AUDIENCE", ""),
+        push_keys=env.get("PUSH_KEYS", "https://www.googleapis.com/oauth2/v3/certs"),
+        trace_share=float(env.get("TRACE_SHARE", "0")),
+        otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+    )
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    if text and not text.isdigit():
+        raise ValueError(f"{name} must be a whole number")
+    return int(text) if text else default
+
+
+def _networks(name: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in os.environ.get(name, "").replace(",", " ").split())
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

@@ -1,0 +1,116 @@
+"""Logs, traces: structured, and unable to hold patient data.
+
+A log line is a member of ``Event`` with the fields it names: free text cannot be logged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry import trace
+
+from carefolio.cloud.settings import settings
+
+
+class Event(Enum):
+    """Everything that is ever logged: severity, and the fields that may go with it."""
+
+    MESSAGE_ANSWERED = ("INFO", "message_id", "sender_id", "message_type", "code", "duplicate", "bytes")
+    SENDER_REFUSED = ("WARNING", "reason", "sender_id")
+    MESSAGE_SETTLED = ("INFO", "message_id", "status", "reason", "resources")
+    MESSAGE_FAILED = ("ERROR", "message_id", "error", "where", "attempt")
+    TOKEN_ISSUED = ("INFO", "client_id", "scope")
+    TOKEN_REFUSED = ("WARNING", "client_id", "reason")
+    REQUEST = ("INFO", "function", "method", "route", "status", "milliseconds")
+    UNAVAILABLE = ("ERROR", "function", "error")
+    UNEXPECTED = ("CRITICAL", "function", "error", "where")
+    OUTBOX_FAILED = ("ERROR", "error")
+    PUSH_REFUSED = ("WARNING", "reason")
+    DELIVERY_FAILED = ("WARNING", "topic", "status", "attempt")
+    DEAD_LETTER = ("ERROR", "topic", "attempt")
+    PROCESS = ("INFO", "name", "state")
+
+
+def log(event: Event, **fields: Any) -> None:
+    """Write one line of JSON to standard output, with the trace that it belongs to.
+
+    Raises KeyError for a field that the event does not name.
+    """
+    severity, *allowed = event.value
+    for name in fields:
+        if name not in allowed:
+            raise KeyError(name)
+    line: dict[str, Any] = {"severity": severity, "event": event.name.lower(), "time": datetime.now(UTC).isoformat()}
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        project = settings().project
+        trace_id = format(span.trace_id, "032x")
+        line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{trace_id}" if project else trace_id
+        line["logging.googleapis.com/spanId"] = format(span.span_id, "016x")
+    line |= {name: value for name, value in fields.items() if value is not None}
+    sys.stdout.write(json.dumps(line, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def where(error: BaseException) -> str:
+    """The innermost line of our own code that an exception passed; never its text, which may quote data."""
+    place = ""
+    step = error.__traceback__
+    while step is not None:
+        name = step.tb_frame.f_code.co_filename
+        if "carefolio" in name or "functions" in name:
+            place = f"{name.rpartition('carefolio/')[2]}:{step.tb_lineno}"
+        step = step.tb_next
+    return place
+
+
+@lru_cache(maxsize=1)
+def tracer() -> trace.Tracer:
+    """The tracer; spans go to OTEL_EXPORTER_OTLP_ENDPOINT, for TRACE_SHARE of the requests."""
+    wanted = settings()
+    if wanted.otlp_endpoint and wanted.trace_share > 0:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+        provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(wanted.trace_share)),
+            resource=Resource.create({"service.name": "carefolio"}),
+        )
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(provider)
+    return trace.get_tracer("carefolio")
+
+
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
+
+
+@contextmanager
+def span(name: str, parent: str = "", **attributes: str | int) -> Iterator[trace.Span]:
+    """A span; ``parent`` is a W3C traceparent header, which a caller may leave out or get wrong."""
+    context = None
+    if match := _TRACEPARENT.match(parent):
+        trace_id, span_id, flags = (int(part, 16) for part in match.groups())
+        remote = trace.SpanContext(trace_id, span_id, is_remote=True, trace_flags=trace.TraceFlags(flags))
+        if remote.is_valid:
+            context = trace.set_span_in_context(trace.NonRecordingSpan(remote))
+    with tracer().start_as_current_span(name, context=context, attributes=attributes, record_exception=False) as made:
+        yield made
+
+
+def traceparent() -> str:
+    """The current span as a W3C traceparent header, '' where there is none."""
+    current = trace.get_current_span().get_span_context()
+    if not current.is_valid:
+        return ""
+    return f"00-{current.trace_id:032x}-{current.span_id:016x}-{int(current.trace_flags):02x}"

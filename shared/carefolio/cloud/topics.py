@@ -1,0 +1,25 @@
+"""The topics and who is called for them. Terraform makes the same subscriptions from the same file of facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MESSAGE_STORED = "message-stored"
+MESSAGE_DEAD = "message-stored-dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """``path`` on the function; ``dead_letter`` is where a message goes after ``attempts`` deliveries."""
+
+    topic: str
+    function: str
+    path: str
+    attempts: int
+    dead_letter: str | None
+
+
+SUBSCRIPTIONS = (
+    Subscription(MESSAGE_STORED, "ingest", "/ingest", 6, MESSAGE_DEAD),
+    Subscription(MESSAGE_DEAD, "ingest", "/ingest/dead", 100, None),
+)

@@ -1,0 +1,1 @@
+"""Accounts, credentials, OAuth2 clients, tokens, sign-in with others."""

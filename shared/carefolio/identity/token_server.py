@@ -1,0 +1,166 @@
+"""The token endpoint, by Authlib's grant classes (RFC 6749 section 4.4, RFC 7523 section 2.2).
+
+Authlib's classes are synchronous: they run in a worker thread and call back into the loop for the database.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio.from_thread
+import anyio.to_thread
+import asyncpg
+from authlib.oauth2.rfc6749 import AuthorizationServer, ClientMixin, OAuth2Request
+from authlib.oauth2.rfc6749.errors import InvalidScopeError
+from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
+from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
+from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
+from joserfc import jws
+from joserfc.jwk import KeySet
+
+from carefolio.cloud.database import Pool
+from carefolio.cloud.settings import settings
+from carefolio.identity import passwords, scopes, tokens
+
+# RFC 7518's asymmetric ones that SMART backend services and NHS partners use; never none, never a shared secret.
+_ASSERTION_ALGORITHMS = frozenset({"RS384", "ES384", "RS512", "ES256", "RS256", "PS256", "PS384", "PS512"})
+_LONGEST_ASSERTION = 300
+
+
+class TokenRequest(OAuth2Request):  # type: ignore[misc]
+    """A token request as Authlib wants it."""
+
+    def __init__(self, headers: Mapping[str, str], form: dict[str, str]) -> None:
+        # TLS ends at the load balancer: what Authlib must know is that the client spoke HTTPS.
+        super().__init__("POST", "https://login/oauth2/token", headers=dict(headers))
+        self.payload = BasicOAuth2Payload(form)
+        self._form = form
+
+    @property
+    def form(self) -> dict[str, str]:
+        return self._form
+
+
+@dataclass(frozen=True, slots=True)
+class Client(ClientMixin):  # type: ignore[misc]
+    """A registered client; it has either a secret or public keys."""
+
+    row: asyncpg.Record
+
+    @property
+    def client_id(self) -> str:
+        return str(self.row["id"])
+
+    def get_client_id(self) -> str:
+        return self.client_id
+
+    def get_allowed_scope(self, scope: str) -> str:
+        return scopes.granted(scope or "", self.row["scope"])
+
+    def check_client_secret(self, client_secret: str) -> bool:
+        return bool(anyio.from_thread.run(passwords.verify, self.row["secret_hash"], client_secret))
+
+    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
+        wanted = "client_secret_basic" if self.row["secret_hash"] else JWTBearerClientAssertion.CLIENT_AUTH_METHOD
+        return method == wanted
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        return grant_type == "client_credentials"
+
+
+class SystemGrant(ClientCredentialsGrant):  # type: ignore[misc]
+    TOKEN_ENDPOINT_AUTH_METHODS = ("client_secret_basic", JWTBearerClientAssertion.CLIENT_AUTH_METHOD)
+
+    def validate_requested_scope(self) -> None:
+        """RFC 6749 section 3.3: a scope beyond what the client has is an error, not a silent nothing."""
+        asked = self.request.payload.scope or ""
+        given = self.client.get_allowed_scope(asked) if self.client else self.request.client.get_allowed_scope(asked)
+        if not given or len(given.split()) < len(asked.split()):
+            raise InvalidScopeError
+
+
+class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def get_audiences(self) -> list[str]:
+        return [f"{settings().public_url}/oauth2/token", settings().public_url]
+
+    def process_assertion_claims(self, assertion: str, resolve_key: Any) -> Any:
+        from authlib.oauth2.rfc6749 import InvalidClientError
+
+        header = jws.extract_compact(assertion.encode()).headers()
+        if header.get("alg") not in _ASSERTION_ALGORITHMS:
+            raise InvalidClientError(description="The assertion's algorithm is not accepted.")
+        return super().process_assertion_claims(assertion, resolve_key)
+
+    def validate_jti(self, claims: Mapping[str, Any], jti: str) -> bool:
+        expires = claims["exp"]
+        if not isinstance(jti, str) or len(jti) > 200 or expires > time.time() + _LONGEST_ASSERTION + self.leeway:
+            return False
+        return bool(anyio.from_thread.run(self._first_use, claims["sub"], jti, expires))
+
+    async def _first_use(self, client_id: str, jti: str, expires: float) -> bool:
+        await self._pool.execute("DELETE FROM client_assertion WHERE expires_at < now() - interval '5 minutes'")
+        done = await self._pool.execute(
+            "INSERT INTO client_assertion (client_id, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            client_id,
+            jti,
+            datetime.fromtimestamp(expires, UTC),
+        )
+        return bool(done == "INSERT 0 1")
+
+    def resolve_client_public_key(self, client: Client) -> KeySet:
+        return KeySet.import_key_set(json.loads(client.row["jwks"] or '{"keys": []}'))
+
+
+class TokenServer(AuthorizationServer):  # type: ignore[misc]
+    """The authorization server, for one request."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self._pool = pool
+        self.register_client_auth_method(JWTBearerClientAssertion.CLIENT_AUTH_METHOD, ClientAssertion(pool))
+        self.register_grant(SystemGrant)
+        self.register_token_generator("default", self._token)
+
+    def query_client(self, client_id: str) -> Client | None:
+        row = anyio.from_thread.run(self._pool.fetchrow, "SELECT * FROM client WHERE id = $1", client_id)
+        return Client(row) if row else None
+
+    def save_token(self, token: Mapping[str, Any], request: OAuth2Request) -> None:
+        """Tokens are self-contained."""
+
+    def create_oauth2_request(self, request: TokenRequest) -> TokenRequest:
+        return request
+
+    def handle_response(self, status: int, body: Any, headers: Any) -> tuple[int, Any, dict[str, str]]:
+        return status, body, dict(headers)
+
+    def send_signal(self, name: str, *arguments: Any, **named: Any) -> None:
+        """Authlib's web integrations tell their framework; there is nobody to tell here."""
+
+    def _token(self, grant_type: str, client: Client, scope: str | None = None, **_: Any) -> dict[str, str | int]:
+        given = client.get_allowed_scope(scope or "")
+        return {
+            "access_token": tokens.issue(client.client_id, client.row["organisation_id"], given),
+            "token_type": "Bearer",
+            "expires_in": tokens.LIFETIME,
+            "scope": given,
+        }
+
+
+async def token_response(
+    pool: Pool, headers: Mapping[str, str], form: dict[str, str]
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, JSON body and headers for a request to the token endpoint."""
+    server = TokenServer(pool)
+    request = TokenRequest(headers, form)
+    status, body, extra = await anyio.to_thread.run_sync(server.create_token_response, request)
+    return status, body, extra

@@ -1,0 +1,19 @@
+"""HL7 v2 -> FHIR R4, as tables. Pure: knows no database."""
+
+from carefolio.mapping.bundle import to_bundle
+from carefolio.mapping.merge import merge
+from carefolio.mapping.message import MAPPED_TYPES, SUPPORTED, UnsupportedTypeError, map_message
+from carefolio.mapping.model import Entry, Mapped, PatientIdentifier, Source
+
+__all__ = [
+    "MAPPED_TYPES",
+    "SUPPORTED",
+    "Entry",
+    "Mapped",
+    "PatientIdentifier",
+    "Source",
+    "UnsupportedTypeError",
+    "map_message",
+    "merge",
+    "to_bundle",
+]

@@ -1,0 +1,163 @@
+"""PV1, PV2 and EVN -> Encounter; DG1 -> Condition; AL1 -> AllergyIntolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carefolio.hl7 import Message, Segment
+from carefolio.mapping import codes
+from carefolio.mapping import datatypes as dt
+from carefolio.mapping.engine import apply, put
+from carefolio.mapping.model import Context, Entry, Rule
+
+_ACT_CODE = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+_PARTICIPATION = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
+
+ENCOUNTER = (
+    Rule(4, "priority", dt.table_concept("0007")),
+    Rule(10, "serviceType", dt.table_concept("0069")),
+    Rule(13, "hospitalization.reAdmission", dt.table_concept("0092")),
+    Rule(14, "hospitalization.admitSource", dt.table_concept("0023")),
+    Rule(36, "hospitalization.dischargeDisposition", dt.table_concept("0112")),
+    Rule(44, "period.start", dt.instant_of_day),
+    Rule(45, "period.end", dt.instant_of_day),
+    Rule(50, "identifier[]", dt.entity_identifier),
+)
+REASON = (Rule(3, "reasonCode[]", dt.concept),)
+_CLINICIANS = ((7, "ATND"), (8, "REF"), (9, "CON"), (17, "ADM"))
+
+
+def map_encounter(message: Message, visit: Segment, patient: Entry, context: Context) -> Entry | None:
+    """The Encounter, keyed by PV1-19.1; None where the message names no visit."""
+    number = next((r for r in visit.repetitions(19) if dt.value(r, 1)), None)
+    if number is None:
+        return None
+    key = (number.get(1).strip(),)
+    event = context.mapped.event
+    entry = context.own("Encounter", key, "PV1")
+    own = context.of(entry)
+    resource = entry.resource
+    base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
+    resource["identifier"] = [{"system": f"{base}/visit", "value": key[0]}]
+    if status := codes.ENCOUNTER_STATUS.get(event):
+        resource["status"] = status
+    letter = visit.get(2).strip().upper()
+    code, display = codes.ENCOUNTER_CLASS.get(letter, (letter or "AMB", None if letter else "ambulatory"))
+    system = (
+        _ACT_CODE if letter in codes.ENCOUNTER_CLASS or not letter else "http://terminology.hl7.org/CodeSystem/v2-0004"
+    )
+    if letter or event:
+        resource["class"] = {"system": system, "code": code} | ({"display": display} if display else {})
+    resource["subject"] = entry.refer(patient)
+    apply(ENCOUNTER, visit, own)
+    if pv2 := message.first("PV2"):
+        apply(REASON, pv2, own)
+    _clinicians(visit, own)
+    _period(message, own)
+    if place := next((p for r in visit.repetitions(3) if (p := dt.location(r, own))), None):
+        stay: dict[str, Any] = {"location": dt.reference(entry, place), "status": "active"}
+        since = _event_time(message, own) if event in ("A01", "A02", "A04") else None
+        if since:
+            stay["period"] = {"start": since}
+        if event == "A03":
+            stay["status"] = "completed"
+        elif event == "A05":
+            stay["status"] = "planned"
+        resource["location"] = [stay]
+    provider = {"system": codes.ODS_CODE, "value": context.source.ods_code}
+    resource["serviceProvider"] = {"identifier": provider}
+    return entry
+
+
+def _clinicians(visit: Segment, context: Context) -> None:
+    for field, code in _CLINICIANS:
+        for repetition in visit.repetitions(field):
+            if person := dt.practitioner(repetition, context):
+                participant = {
+                    "type": [{"coding": [{"system": _PARTICIPATION, "code": code}]}],
+                    "individual": dt.reference(context.owner, person),
+                }
+                put(context.owner.resource, "participant[]", participant)
+
+
+def _event_time(message: Message, context: Context) -> str | None:
+    """EVN-6 (when it happened), else EVN-2 (when it was recorded)."""
+    evn = message.first("EVN")
+    for field in (6, 2):
+        for repetition in evn.repetitions(field) if evn else []:
+            if found := dt.instant_of_day(repetition, context):
+                return found
+    return None
+
+
+def _period(message: Message, context: Context) -> None:
+    event, resource = context.mapped.event, context.owner.resource
+    happened = _event_time(message, context)
+    if event in ("A01", "A04") and happened:
+        put(resource, "period.start", happened)
+    elif event == "A03" and happened:
+        put(resource, "period.end", happened)
+    elif event == "A13" and "period" in resource:
+        resource["period"].pop("end", None)
+    if not resource.get("period"):
+        resource.pop("period", None)
+
+
+CONDITION = (
+    Rule(3, "code", dt.concept),
+    Rule(5, "onsetDateTime", dt.instant_of_day),
+    Rule(19, "recordedDate", dt.instant_of_day),
+    Rule(16, "asserter", dt.practitioner_reference),
+)
+
+
+def map_condition(diagnosis: Segment, patient: Entry, encounter: Entry | None, context: Context) -> Entry | None:
+    """A diagnosis, one per code (or its text) in the patient's record."""
+    code, shown, system = (diagnosis.get(3, at).strip() for at in (1, 2, 3))
+    if not code and not shown:
+        shown = diagnosis.get(4).strip()
+    if not code and not shown:
+        return None
+    key = (code or shown, system) if code else ("text", shown)
+    entry = context.own("Condition", key, str(diagnosis.place()))
+    own = context.of(entry)
+    status = "http://terminology.hl7.org/CodeSystem/condition-clinical"
+    entry.resource["clinicalStatus"] = {"coding": [{"system": status, "code": "active"}]}
+    category = "encounter-diagnosis" if encounter else "problem-list-item"
+    categories = "http://terminology.hl7.org/CodeSystem/condition-category"
+    entry.resource["category"] = [{"coding": [{"system": categories, "code": category}]}]
+    apply(CONDITION, diagnosis, own)
+    if shown:
+        put(entry.resource, "code.text", shown)
+    entry.resource["subject"] = entry.refer(patient)
+    if encounter:
+        entry.resource["encounter"] = entry.refer(encounter)
+    return entry
+
+
+ALLERGY = (
+    Rule(3, "code", dt.concept),
+    Rule(6, "onsetDateTime", dt.instant_of_day),
+    Rule(4, "criticality", dt.translate(codes.ALLERGY_CRITICALITY)),
+)
+
+
+def map_allergy(allergy: Segment, patient: Entry, context: Context) -> Entry | None:
+    """An allergy, one per code (or text) and onset in the patient's record."""
+    code, shown, system = (allergy.get(3, at).strip() for at in (1, 2, 3))
+    if allergy.is_null(3) or not (code or shown):
+        return None
+    key = (code or shown, system, allergy.get(6).strip())
+    entry = context.own("AllergyIntolerance", key, str(allergy.place()))
+    resource = entry.resource
+    status = "http://terminology.hl7.org/CodeSystem/allergyintolerance-"
+    resource["clinicalStatus"] = {"coding": [{"system": f"{status}clinical", "code": "active"}]}
+    resource["verificationStatus"] = {"coding": [{"system": f"{status}verification", "code": "confirmed"}]}
+    if category := codes.ALLERGY_CATEGORY.get(allergy.get(2).strip().upper()):
+        resource["category"] = [category]
+    apply(ALLERGY, allergy, context.of(entry))
+    resource["patient"] = entry.refer(patient)
+    reactions = [reaction for r in allergy.repetitions(5) if (reaction := r.whole().strip())]
+    if reactions:
+        resource["reaction"] = [{"manifestation": [{"text": reaction}]} for reaction in reactions]
+    return entry

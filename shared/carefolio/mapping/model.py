@@ -1,0 +1,124 @@
+"""What a mapped message is: resources with an identity each, before the record gives them their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from carefolio.hl7 import Moment, Repetition, Segment
+from carefolio.hl7.time import LONDON
+
+Resource = dict[str, Any]
+
+# A resource of a patient is one only within that record; of an organisation, within what it sends; a shared one
+# (a clinician by national number, an organisation by ODS code) is one for everybody.
+Scope = Literal["patient", "organisation", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whose message it is, by the credentials that posted it, never by the message itself."""
+
+    ods_code: str
+    zone: ZoneInfo = LONDON
+
+
+@dataclass(slots=True)
+class Entry:
+    """One resource without id and meta. ``key`` is its identity in its ``scope``; ``place`` its segment.
+
+    ``references`` are the Reference elements inside ``resource`` that point at other entries of the message.
+    ``erased`` are the top-level elements that the sender asked to erase.
+    """
+
+    type: str
+    key: tuple[str, ...]
+    scope: Scope
+    resource: Resource
+    place: str
+    references: list[tuple[dict[str, Any], Entry]] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
+
+    def refer(self, target: Entry, **extra: Any) -> dict[str, Any]:
+        """A Reference element from this entry to ``target``; its address is filled in when ids are known."""
+        reference: dict[str, Any] = {"reference": "", **extra}
+        self.references.append((reference, target))
+        return reference
+
+
+@dataclass(frozen=True, slots=True)
+class PatientIdentifier:
+    """An identifier that may find a record. ``national`` ones mean the same from every sender.
+
+    ``verified`` is None where the sender states no status, else whether the NHS number was traced (code 01).
+    """
+
+    system: str
+    value: str
+    national: bool
+    verified: bool | None
+    place: str
+
+
+@dataclass(slots=True)
+class Mapped:
+    """A message as resources. ``time`` is MSH-7."""
+
+    event: str
+    time: Moment
+    entries: list[Entry] = field(default_factory=list)
+    patient: Entry | None = None
+    identifiers: list[PatientIdentifier] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Context:
+    """What converters may need beside their field: the source, and a place to put shared resources."""
+
+    source: Source
+    mapped: Mapped
+    owner: Entry
+    shared: dict[tuple[str, ...], Entry]
+
+    def of(self, owner: Entry) -> Context:
+        return Context(self.source, self.mapped, owner, self.shared)
+
+    def own(self, kind: str, key: tuple[str, ...], place: str) -> Entry:
+        """A new entry in the patient's record; one more with the same identity in one message is counted."""
+        counted, count = key, 1
+        while (kind, "patient", *counted) in self.shared:
+            count += 1
+            counted = (*key, f"#{count}")
+        entry = Entry(kind, counted, "patient", {"resourceType": kind}, place)
+        self.shared[(kind, "patient", *counted)] = entry
+        self.mapped.entries.append(entry)
+        return entry
+
+    def entry(self, kind: str, key: tuple[str, ...], scope: Scope, resource: Resource, place: str) -> Entry:
+        """The entry with this identity, made at its first mention; later mentions add what is new."""
+        full = (kind, scope, *key)
+        known = self.shared.get(full)
+        if known is None:
+            known = Entry(kind, key, scope, {"resourceType": kind, **resource}, place)
+            self.shared[full] = known
+            self.mapped.entries.append(known)
+        else:
+            for element, value in resource.items():
+                known.resource.setdefault(element, value)
+        return known
+
+
+Converter = Callable[[Repetition, Context], Any]
+Special = Callable[[Segment, Context], Resource]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A field's way into an element. ``element`` is dotted; ``[]`` at its end takes every repetition."""
+
+    field: int
+    element: str
+    convert: Converter

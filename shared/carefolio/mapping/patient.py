@@ -1,0 +1,169 @@
+"""PID, PD1 and NK1 -> Patient (UK Core), and the identifiers that find a record (docs/matching.md)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from carefolio.hl7 import Message, Repetition, Segment
+from carefolio.mapping import codes
+from carefolio.mapping import datatypes as dt
+from carefolio.mapping.engine import apply
+from carefolio.mapping.model import Context, Entry, PatientIdentifier, Rule
+
+_NHS_AUTHORITY = {"NHS", "NHSNBR", "NHSNUMBER", "2.16.840.1.113883.2.1.4.1"}
+_STATUS = re.compile(r"\{status:(\d\d)\}", re.IGNORECASE)
+# HL7 table 0203: numbers that name a person at the sender. Account, visit, insurance and other numbers do not.
+_PERSON_NUMBERS = frozenset({"", "MR", "PI", "PT", "MRN", "PAS", "HOSP", "U"})
+_NATIONAL = {
+    "CHI": "urn:oid:2.16.840.1.113883.2.1.3.2.4.16.53",
+    "HCN": "https://fhir.hscni.net/Id/hcn",
+}
+
+
+def _language(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    language = dt.concept(repetition, context)
+    return {"language": language} if language else None
+
+
+def _ethnic_category(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    code = dt.value(repetition, 1)
+    if code is None:
+        return None
+    coding = {"system": codes.ETHNIC_CATEGORY_CODES, "code": code}
+    if shown := dt.value(repetition, 2):
+        coding["display"] = shown
+    return {"url": codes.ETHNIC_CATEGORY, "valueCodeableConcept": {"coding": [coding]}}
+
+
+def _marital_status(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    made = dt.concept(repetition, context)
+    code = codes.MARITAL.get((dt.value(repetition, 1) or "").upper())
+    if made and code:
+        system = "http://terminology.hl7.org/CodeSystem/v3-" + ("NullFlavor" if code == "UNK" else "MaritalStatus")
+        made["coding"] = [{"system": system, "code": code}]
+    return made
+
+
+PATIENT = (
+    Rule(5, "name[]", dt.human_name),
+    Rule(9, "name[]", dt.human_name),
+    Rule(7, "birthDate", dt.day),
+    Rule(8, "gender", dt.translate(codes.ADMINISTRATIVE_GENDER)),
+    Rule(11, "address[]", dt.address),
+    Rule(13, "telecom[]", dt.telecom),
+    Rule(14, "telecom[]", dt.telecom),
+    Rule(15, "communication[]", _language),
+    Rule(16, "maritalStatus", _marital_status),
+    Rule(22, "extension[]", _ethnic_category),
+)
+PRACTICE = (
+    Rule(4, "generalPractitioner[]", dt.practitioner_reference),
+    Rule(3, "generalPractitioner[]", dt.organization_reference),
+)
+
+
+def map_patient(message: Message, pid: Segment, context: Context) -> Entry:
+    """The Patient of a message, in ``context.mapped.patient``, with its identifiers."""
+    entry = context.own("Patient", ("patient",), "PID")
+    context.mapped.patient = entry
+    own = context.of(entry)
+    _identifiers(pid, own)
+    entry.resource["active"] = True
+    apply(PATIENT, pid, own)
+    _death(pid, own)
+    if pd1 := message.first("PD1"):
+        apply(PRACTICE, pd1, own)
+    for next_of_kin in message.all("NK1"):
+        if contact := _contact(next_of_kin, own):
+            entry.resource.setdefault("contact", []).append(contact)
+    return entry
+
+
+def _identifiers(pid: Segment, context: Context) -> None:
+    resource = context.owner.resource
+    for field in (3, 2, 4, 19):
+        for repetition in pid.repetitions(field):
+            number = dt.value(repetition, 1)
+            if number is None:
+                continue
+            made = _identifier(number, repetition, pid, context, nhs_by_place=field == 19)
+            # PID-2 repeats what PID-3 holds at most senders.
+            known = resource.setdefault("identifier", [])
+            if not any(k.get("system") == made.get("system") and k["value"] == made["value"] for k in known):
+                known.append(made)
+
+
+def _identifier(
+    number: str, repetition: Repetition, pid: Segment, context: Context, *, nhs_by_place: bool
+) -> dict[str, Any]:
+    kind = (dt.value(repetition, 5) or "").upper()
+    name = (dt.value(repetition, 4) or "").upper()
+    universal = dt.value(repetition, 4, 2) or ""
+    status = _STATUS.search(kind)
+    kind = _STATUS.sub("", kind).strip()
+    place = str(repetition.place)
+    usable = context.mapped.identifiers
+    if kind in ("NH", "NHS") or {name, universal} & _NHS_AUTHORITY or (nhs_by_place and nhs_number(number)):
+        digits = nhs_number(number)
+        if digits is None:
+            context.mapped.notes.append(f"{place}: no NHS number (ten digits, Modulus 11), kept as text only")
+            return {"type": {"text": "NHS number that fails its check"}, "value": number}
+        code = status.group(1) if status else _reliability(pid)
+        usable.append(PatientIdentifier(codes.NHS_NUMBER, digits, True, None if code is None else code == "01", place))
+        made: dict[str, Any] = {"system": codes.NHS_NUMBER, "value": digits, "use": "official"}
+        if code:
+            coding = {"system": codes.VERIFICATION_CODES, "code": code}
+            made["extension"] = [{"url": codes.VERIFICATION, "valueCodeableConcept": {"coding": [coding]}}]
+        return made
+    if name in _NATIONAL:
+        usable.append(PatientIdentifier(_NATIONAL[name], number, True, None, place))
+        return {"system": _NATIONAL[name], "value": number}
+    system = dt.authority(repetition, 4, context)
+    if kind in _PERSON_NUMBERS and repetition.place.field in (2, 3):
+        usable.append(PatientIdentifier(system, number, False, None, place))
+    made = {"system": system, "value": number}
+    if kind:
+        made["type"] = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": kind}]}
+    return made
+
+
+def nhs_number(text: str) -> str | None:
+    """The ten digits of a well-formed NHS number, else None (domain rules D2: Modulus 11)."""
+    digits = text.replace(" ", "").replace("-", "")
+    if len(digits) != 10 or not digits.isascii() or not digits.isdigit() or len(set(digits)) == 1:
+        return None
+    total = sum(int(digit) * weight for digit, weight in zip(digits, range(10, 1, -1), strict=False))
+    expected = (11 - total % 11) % 11
+    return digits if expected == int(digits[9]) else None
+
+
+def _reliability(pid: Segment) -> str | None:
+    """PID-32 as the NHS profile uses it: NSTS01 to NSTS08, or the two digits alone."""
+    code = pid.get(32).strip().upper().removeprefix("NSTS")
+    return code if re.fullmatch(r"0[1-8]", code) else None
+
+
+def _death(pid: Segment, context: Context) -> None:
+    resource = context.owner.resource
+    when = next((dt.instant_of_day(r, context) for r in pid.repetitions(29)), None)
+    indicator = pid.get(30).strip().upper()
+    if when:
+        resource["deceasedDateTime"] = when
+    elif indicator in ("Y", "N"):
+        resource["deceasedBoolean"] = indicator == "Y"
+
+
+def _contact(nk1: Segment, context: Context) -> dict[str, Any] | None:
+    made: dict[str, Any] = {}
+    for field, element, convert in ((2, "name", dt.human_name), (4, "address", dt.address)):
+        found = next((c for r in nk1.repetitions(field) if (c := convert(r, context))), None)
+        if found:
+            made[element] = found
+    phones = [c for field in (5, 6) for r in nk1.repetitions(field) if (c := dt.telecom(r, context))]
+    if phones:
+        made["telecom"] = phones
+    relation = next((c for r in nk1.repetitions(3) if (c := dt.table_concept("0131")(r, context))), None)
+    if made and relation:
+        made["relationship"] = [relation]
+    return made or None

@@ -1,0 +1,1 @@
+"""The patient record: store, match, merge, versions, search, consent, audit."""

@@ -1,0 +1,24 @@
+"""Who reads what: one function, part of every SELECT of a resource."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who is reading. ``actor`` goes to the audit trail, such as ``client/…``."""
+
+    actor: str
+    organisation_id: uuid.UUID
+
+
+def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:
+    """The predicate of the rows of ``table`` that ``reader`` may read; its values are appended to ``arguments``.
+
+    A system client reads what its organisation contributed.
+    """
+    arguments.append([reader.organisation_id])
+    return f"{table}.organisations @> ${len(arguments)}::uuid[]"

@@ -1,0 +1,382 @@
+"""From a stored message to the record: one transaction that writes resources, versions, search, audit and outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import orjson
+
+from carefolio.cloud import outbox
+from carefolio.cloud.database import Connection, Pool
+from carefolio.cloud.telemetry import Event, log, span, where
+from carefolio.cloud.topics import MESSAGE_STORED
+from carefolio.hl7 import HL7Error, read
+from carefolio.mapping import Entry, Mapped, Source, UnsupportedTypeError, map_message, merge
+from carefolio.mapping.merge import MERGED
+from carefolio.record import matching
+from carefolio.record.ids import derived
+from carefolio.record.matching import Held
+from carefolio.record.search_keys import index
+
+
+class _ChangedMeanwhile(Exception):  # noqa: N818 - a reason to start again
+    """Another message decided about the same identifiers."""
+
+
+_RETRIED = (_ChangedMeanwhile, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
+_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a message ended: applied, held, unsupported or failed, or that it had ended ``before``."""
+
+    status: str
+    reason: str | None = None
+    resources: int = 0
+    before: bool = False
+
+
+@dataclass(slots=True)
+class _Row:
+    """A resource as it will be written."""
+
+    id: uuid.UUID
+    entry: Entry
+    version: int
+    content: str
+    digest: bytes
+    organisations: list[uuid.UUID]
+    keys: str
+    date_from: datetime | None
+    date_to: datetime | None
+
+
+async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
+    """Apply one stored message, once, however often this is called.
+
+    Database errors pass, and leave the message as it was.
+    """
+    message = await pool.fetchrow(
+        """
+        SELECT message.*, organisation.ods_code, sender.auto_create FROM message
+        JOIN organisation ON organisation.id = message.organisation_id
+        JOIN sender ON sender.id = message.sender_id
+        WHERE message.id = $1
+        """,
+        message_id,
+    )
+    if message is None or message["status"] != "received":
+        return Outcome(message["status"] if message else "failed", before=True)
+    with span("map"):
+        try:
+            mapped = map_message(read(message["raw"]), Source(message["ods_code"]))
+        except UnsupportedTypeError:
+            return await _settle(pool, message, Outcome("unsupported", "no map for this message type yet"))
+        except (HL7Error, ValueError) as error:
+            reason = str(error) if isinstance(error, HL7Error) else "the message could not be mapped"
+            return await _settle(pool, message, Outcome("failed", reason))
+    for attempt in range(_TRIES):
+        try:
+            with span("apply"):
+                outcome = await _apply(pool, message, mapped)
+            break
+        except _RETRIED:
+            if attempt == _TRIES - 1:
+                raise
+            await asyncio.sleep(0.02 * 2**attempt)
+    outbox.kick()
+    log(
+        Event.MESSAGE_SETTLED,
+        message_id=message_id,
+        status=outcome.status,
+        reason=outcome.reason,
+        resources=outcome.resources,
+    )
+    return outcome
+
+
+async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException, attempt: int) -> None:
+    """Keep what went wrong, for the queue to try again and an engineer to see."""
+    log(Event.MESSAGE_FAILED, message_id=message_id, error=type(error).__name__, where=where(error), attempt=attempt)
+    await pool.execute(
+        "UPDATE message SET attempts = $2, reason = $3 WHERE id = $1 AND status = 'received'",
+        message_id,
+        attempt,
+        f"{type(error).__name__} at {where(error)}",
+    )
+
+
+async def give_up(pool: Pool, message_id: uuid.UUID) -> None:
+    """A message that the queue no longer tries goes to the review queue as failed, with its last reason."""
+    await pool.execute(
+        """
+        UPDATE message SET status = 'failed', settled_at = now(), reason = coalesce(reason, 'it was never reached')
+        WHERE id = $1 AND status = 'received'
+        """,
+        message_id,
+    )
+
+
+async def _settle(pool: Pool, message: asyncpg.Record, outcome: Outcome) -> Outcome:
+    await pool.execute(
+        "UPDATE message SET status = $2, reason = $3, settled_at = now() WHERE id = $1 AND status = 'received'",
+        message["id"],
+        outcome.status,
+        outcome.reason,
+    )
+    log(Event.MESSAGE_SETTLED, message_id=message["id"], status=outcome.status, reason=outcome.reason, resources=0)
+    return outcome
+
+
+async def _apply(pool: Pool, message: asyncpg.Record, mapped: Mapped) -> Outcome:
+    async with pool.acquire() as connection, connection.transaction():
+        status = await connection.fetchval("SELECT status FROM message WHERE id = $1 FOR UPDATE", message["id"])
+        if status != "received":
+            return Outcome(status, before=True)
+        try:
+            patient_id = await _patient(connection, message, mapped)
+        except Held as held:
+            if held.unknown:
+                identifiers = matching.usable(mapped.identifiers, message["organisation_id"])
+                await matching.wait(connection, message["id"], identifiers)
+            await connection.execute(
+                "UPDATE message SET status = 'held', reason = $2, notes = $3, settled_at = now() WHERE id = $1",
+                message["id"],
+                held.reason,
+                mapped.notes,
+            )
+            return Outcome("held", held.reason)
+        rows = await _rows(connection, message, mapped, patient_id)
+        await _write(connection, message, mapped, patient_id, rows)
+        return Outcome("applied", None, len(rows))
+
+
+async def _patient(connection: Connection, message: asyncpg.Record, mapped: Mapped) -> uuid.UUID:
+    """The record of the message's patient, locked; made where the rules allow. Raises Held."""
+    organisation: uuid.UUID = message["organisation_id"]
+    identifiers = matching.usable(mapped.identifiers, organisation)
+    if not identifiers:
+        raise Held("no identifier that may find a record (PID-3): an NHS number that is not verified, or none")
+    found = await matching.find(connection, identifiers)
+    if found is None:
+        # From here on two messages about the same unknown patient decide one after the other.
+        await matching.lock_identifiers(connection, identifiers)
+        found = await matching.find(connection, identifiers)
+    if found is None:
+        if not matching.may_create(mapped, auto_create=message["auto_create"]):
+            raise Held("the patient is not known here", unknown=True)
+        matching.check_creation(mapped)
+        _check_unverified(mapped)
+        found = uuid.uuid4()
+        await connection.execute(
+            "INSERT INTO record (id, person_id, created_at) VALUES ($1, $1, now())",
+            found,
+        )
+        await matching.register(connection, found, identifiers, message["id"])
+        await matching.release(connection, identifiers, MESSAGE_STORED)
+        return found
+    current = await connection.fetchrow(
+        """
+        SELECT resource.content, resource.organisations FROM record
+        LEFT JOIN resource ON resource.id = record.id
+        WHERE record.id = $1 FOR UPDATE OF record
+        """,
+        found,
+    )
+    if current["content"]:
+        first_contact = organisation not in current["organisations"]
+        matching.check_same_person(mapped, orjson.loads(current["content"]), first_contact=first_contact)
+    if not await matching.register(connection, found, identifiers, message["id"]):
+        return found
+    await matching.lock_identifiers(connection, identifiers)
+    await matching.release(connection, identifiers, MESSAGE_STORED)
+    try:
+        settled = await matching.find(connection, identifiers)
+    except Held:
+        settled = None
+    if settled != found:
+        raise _ChangedMeanwhile
+    return found
+
+
+def _check_unverified(mapped: Mapped) -> None:
+    if any(identifier.verified is False for identifier in mapped.identifiers):
+        raise Held("the NHS number's status is not 01, verified (PID-3): no record is made from it")
+
+
+async def _rows(connection: Connection, message: asyncpg.Record, mapped: Mapped, patient_id: uuid.UUID) -> list[_Row]:
+    """What has to be written: new resources, and those that the message changes."""
+    organisation: uuid.UUID = message["organisation_id"]
+    ids = {id(entry): _id(entry, organisation, patient_id) for entry in mapped.entries}
+    for entry in mapped.entries:
+        for reference, target in entry.references:
+            reference["reference"] = f"{target.type}/{ids[id(target)]}"
+    known = {
+        row["id"]: row
+        for row in await connection.fetch(
+            """
+            SELECT id, version, digest, seq, source_time, organisations,
+                   CASE WHEN type = ANY($2) THEN content END AS content
+            FROM resource WHERE id = ANY($1)
+            """,
+            list(ids.values()),
+            list(MERGED),
+        )
+    }
+    now = datetime.now(UTC)
+    rows = []
+    # In the order of ids, so that two messages never wait for each other.
+    for entry in sorted(mapped.entries, key=lambda entry: ids[id(entry)]):
+        number = ids[id(entry)]
+        current = known.get(number)
+        resource = entry.resource
+        organisations = [organisation]
+        if current is not None:
+            older = _is_older(entry, current, message, mapped)
+            organisations = list(dict.fromkeys([*current["organisations"], organisation]))
+            if entry.type in MERGED:
+                before = orjson.loads(current["content"])
+                for element in ("id", "meta"):
+                    before.pop(element, None)
+                resource = merge(before, resource, entry.erased, mapped.event, older=older)
+            elif older:
+                continue
+        body = {name: value for name, value in resource.items() if name != "resourceType"}
+        text = orjson.dumps(body, default=_fragment)
+        digest = hashlib.blake2b(text, digest_size=16).digest()
+        if current is not None and current["digest"] == digest and organisations == current["organisations"]:
+            continue
+        version = current["version"] + 1 if current is not None else 1
+        indexed = index(resource)
+        rows.append(
+            _Row(
+                id=number,
+                entry=entry,
+                version=version,
+                content=_content(entry.type, number, version, now, message["id"], text),
+                digest=digest,
+                organisations=organisations,
+                keys="{" + ",".join(map(str, indexed.keys)) + "}",
+                date_from=indexed.date_from,
+                date_to=indexed.date_to,
+            )
+        )
+    return rows
+
+
+def _id(entry: Entry, organisation: uuid.UUID, patient_id: uuid.UUID) -> uuid.UUID:
+    if entry.type == "Patient":
+        return patient_id
+    if entry.scope == "patient":
+        return derived(entry.type, str(patient_id), str(organisation), *entry.key)
+    owner = str(organisation) if entry.scope == "organisation" else ""
+    return derived(entry.type, owner, *entry.key)
+
+
+def _is_older(entry: Entry, current: asyncpg.Record, message: asyncpg.Record, mapped: Mapped) -> bool:
+    """Demographics go by the sender's clock (MSH-7), everything else by the order of receipt."""
+    if entry.type == "Patient":
+        return bool(mapped.time.instant < current["source_time"])
+    return bool(message["seq"] < current["seq"])
+
+
+def _fragment(value: Any) -> orjson.Fragment:
+    """A number with its digits as they were sent (70.50 stays 70.50)."""
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value))
+    raise TypeError(type(value).__name__)
+
+
+def _content(kind: str, number: uuid.UUID, version: int, now: datetime, message: uuid.UUID, body: bytes) -> str:
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
+    head = (
+        f'{{"resourceType":"{kind}","id":"{number}",'
+        f'"meta":{{"versionId":"{version}","lastUpdated":"{stamp}","source":"urn:uuid:{message}"}}'
+    )
+    rest = body.decode()
+    return head + ("}" if rest == "{}" else "," + rest[1:])
+
+
+async def _write(
+    connection: Connection, message: asyncpg.Record, mapped: Mapped, patient_id: uuid.UUID, rows: list[_Row]
+) -> None:
+    """Everything in one statement: old versions to history, new ones in place, audit lines, the message's end."""
+    now = datetime.now(UTC)
+    if rows:
+        await connection.execute(
+            """
+            WITH incoming AS (
+                SELECT * FROM unnest(
+                    $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+                    $8::timestamptz[], $9::timestamptz[], $10::bool[], $11::text[]
+                ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, personal, place)
+            ), kept AS (
+                INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
+                                              team_id, label, message_id, place, seq, content)
+                SELECT r.id, r.version, r.type, r.last_updated, $12, r.patient_id, r.organisations,
+                       r.team_id, r.label, r.message_id, r.place, r.seq, r.content
+                FROM resource r JOIN incoming USING (id)
+            ), written AS (
+                INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
+                                           message_id, place, seq, source_time, digest, content, keys,
+                                           date_from, date_to)
+                SELECT id, type, version, $12, CASE WHEN personal THEN $13::uuid END, organisations::uuid[],
+                       $14, $15, place, $16, $17, digest, content, keys::bigint[], date_from, date_to
+                FROM incoming
+                ON CONFLICT (id) DO UPDATE SET
+                    version = excluded.version, last_updated = excluded.last_updated,
+                    organisations = excluded.organisations, message_id = excluded.message_id,
+                    place = excluded.place, seq = greatest(r.seq, excluded.seq),
+                    source_time = greatest(r.source_time, excluded.source_time), digest = excluded.digest,
+                    content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
+                    date_to = excluded.date_to
+                WHERE r.version = excluded.version - 1
+            )
+            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id, message_id)
+            SELECT $18, $19, CASE WHEN version = 1 THEN 'create' ELSE 'update' END,
+                   CASE WHEN personal THEN $13::uuid END, type, id, $15
+            FROM incoming
+            """,
+            [row.id for row in rows],
+            [row.entry.type for row in rows],
+            [row.version for row in rows],
+            [row.content for row in rows],
+            [row.digest for row in rows],
+            ["{" + ",".join(map(str, row.organisations)) + "}" for row in rows],
+            [row.keys for row in rows],
+            [row.date_from for row in rows],
+            [row.date_to for row in rows],
+            [row.entry.scope == "patient" for row in rows],
+            [row.entry.place for row in rows],
+            now,
+            patient_id,
+            message["team_id"],
+            message["id"],
+            message["seq"],
+            mapped.time.instant,
+            f"sender/{message['sender_id']}",
+            message["organisation_id"],
+        )
+    await connection.execute(
+        """
+        UPDATE message SET status = 'applied', reason = NULL, settled_at = $2, patient_id = $3, notes = $4,
+            control_id_reused = EXISTS (
+                SELECT FROM message other
+                WHERE other.sender_id = message.sender_id AND other.control_id = message.control_id
+                AND other.ack_code = 'AA' AND other.seq < message.seq
+            )
+        WHERE id = $1
+        """,
+        message["id"],
+        now,
+        patient_id,
+        mapped.notes,
+    )

@@ -1,0 +1,25 @@
+"""Identifiers: time-ordered ones for messages, derived ones for what must be one resource for ever."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+
+
+def uuid7() -> uuid.UUID:
+    """A UUID that sorts by the millisecond of its making (RFC 9562 section 5.7)."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value)
+
+
+def derived(*parts: str) -> uuid.UUID:
+    """The same UUID (version 8) for the same parts, for ever."""
+    digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
+    value = int.from_bytes(digest)
+    value = value & ~(0xF << 76) | 0x8 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return uuid.UUID(int=value)

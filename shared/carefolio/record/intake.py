@@ -1,0 +1,150 @@
+"""From the sender's bytes to a stored message and its acknowledgement."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+import orjson
+
+from carefolio.cloud import outbox, secrets
+from carefolio.cloud.database import Pool
+from carefolio.cloud.telemetry import traceparent
+from carefolio.cloud.topics import MESSAGE_STORED
+from carefolio.hl7 import HL7Error, Message, Place, acknowledge, check, read
+from carefolio.hl7.errors import TABLE_VALUE
+from carefolio.identity.senders import Sender
+from carefolio.record.ids import uuid7
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """``code`` is MSA-1; a ``duplicate`` got the acknowledgement of its first delivery again."""
+
+    ack: bytes
+    code: str
+    message_id: uuid.UUID
+    message_type: str
+    duplicate: bool = False
+
+
+async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: datetime, *, production: bool) -> Answer:
+    """Store one message and answer it. When this returns AA, the message is committed.
+
+    What the sender must change is answered AR, and kept for the sender's engineers to look at. Database errors pass.
+    """
+    message_id = uuid7()
+    message: Message | None = None
+    try:
+        message = read(raw)
+        check(message, production=production)
+        organisation = _organisation(sender, message)
+    except HL7Error as error:
+        ack = acknowledge(message, "AR", now, message_id.hex[:20], error)
+        await _store_refused(pool, sender, raw, remote, now, message_id, message, ack, str(error))
+        return Answer(ack, "AR", message_id, _type(message))
+    ack = acknowledge(message, "AA", now, message_id.hex[:20])
+    digest = hashlib.sha256(raw).digest()
+    stored = await pool.fetchval(
+        """
+        WITH stored AS (
+            INSERT INTO message (id, sender_id, organisation_id, team_id, control_id, digest, message_type,
+                                 received_at, remote_address, raw, ack_code, ack, status)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'AA', $11, 'received')
+            ON CONFLICT (sender_id, control_id, digest) WHERE ack_code = 'AA' DO NOTHING
+            RETURNING id
+        ), queued AS (
+            INSERT INTO outbox (topic, ordering_key, data, attributes) SELECT $12, $13, $14, $15 FROM stored
+        )
+        SELECT id FROM stored
+        """,
+        message_id,
+        sender.id,
+        organisation,
+        sender.team_id,
+        message.control_id,
+        digest,
+        message.type,
+        now,
+        remote or None,
+        raw,
+        ack,
+        MESSAGE_STORED,
+        ordering_key(message, organisation),
+        orjson.dumps({"message": str(message_id)}),
+        orjson.dumps({"traceparent": traceparent()}).decode(),
+    )
+    if stored is None:
+        row = await pool.fetchrow(
+            """
+            SELECT id, ack FROM message
+            WHERE sender_id = $1 AND control_id = $2 AND digest = $3 AND ack_code = 'AA'
+            """,
+            sender.id,
+            message.control_id,
+            digest,
+        )
+        return Answer(row["ack"], "AA", row["id"], message.type, duplicate=True)
+    outbox.kick()
+    return Answer(ack, "AA", message_id, message.type)
+
+
+def ordering_key(message: Message, organisation: uuid.UUID) -> str:
+    """A keyed hash of the first patient identifier: it keeps a patient's messages in a row, and tells nothing."""
+    pid = message.first("PID")
+    if pid is None:
+        return ""
+    number = pid.field(3).split(message.delimiters.repetition)[0] or pid.field(2)
+    key = secrets.read("ordering-key")
+    return hmac.new(key, organisation.bytes + number.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _organisation(sender: Sender, message: Message) -> uuid.UUID:
+    """Whose message it is: the sender's organisation; for a partner the one that MSH-4 names."""
+    if not sender.partner:
+        return sender.organisation_id
+    known = sender.aliases.get(message.header.get(4).strip())
+    if known is None:
+        raise HL7Error(TABLE_VALUE, Place("MSH", 1, 4), "no organisation that this sender may send for")
+    return known
+
+
+def _type(message: Message | None) -> str:
+    """The type as far as it is one; what is not shaped like a type may hold anything, and is not repeated."""
+    text = message.type if message else ""
+    return text if len(text) <= 7 and text.replace("^", "").isalnum() else ""
+
+
+async def _store_refused(
+    pool: Pool,
+    sender: Sender,
+    raw: bytes,
+    remote: str,
+    now: datetime,
+    message_id: uuid.UUID,
+    message: Message | None,
+    ack: bytes,
+    reason: str,
+) -> None:
+    await pool.execute(
+        """
+        INSERT INTO message (id, sender_id, organisation_id, team_id, control_id, digest, message_type,
+                             received_at, remote_address, raw, ack_code, ack, status, reason, settled_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'AR', $11, 'refused', $12, $8)
+        """,
+        message_id,
+        sender.id,
+        sender.organisation_id,
+        sender.team_id,
+        message.control_id[:199] if message else "",
+        hashlib.sha256(raw).digest(),
+        _type(message),
+        now,
+        remote or None,
+        raw,
+        ack,
+        reason,
+    )

@@ -1,0 +1,170 @@
+"""Whose message is it? Written rules (docs/matching.md); doubt is held for review and never guessed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from carefolio.cloud.database import Connection
+from carefolio.mapping import Mapped, PatientIdentifier
+from carefolio.record.ids import derived
+
+NATIONAL = uuid.UUID(int=0)
+
+
+class Held(Exception):  # noqa: N818 - an outcome for a person to decide on, not an error
+    """The message needs a person's decision; ``reason`` says why, without patient data.
+
+    ``unknown`` tells that it waits for a patient who may yet become known.
+    """
+
+    def __init__(self, reason: str, *, unknown: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.unknown = unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """An identifier with its owner: the organisation for local numbers, nobody in particular for national ones."""
+
+    owner: uuid.UUID
+    system: str
+    value: str
+
+
+def usable(identifiers: Sequence[PatientIdentifier], organisation: uuid.UUID) -> list[Owned]:
+    """The identifiers that may find or make a record; an NHS number whose status is not 01 may not."""
+    return [
+        Owned(NATIONAL if identifier.national else organisation, identifier.system, identifier.value)
+        for identifier in identifiers
+        if identifier.verified is not False
+    ]
+
+
+async def find(connection: Connection, identifiers: Sequence[Owned]) -> uuid.UUID | None:
+    """The one record that the identifiers point at, None where none does.
+
+    Raises Held where they point at two, or contradict each other (two numbers of one system).
+    """
+    rows = await connection.fetch(
+        """
+        SELECT DISTINCT patient_id FROM patient_identifier
+        JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
+            USING (owner, system, value)
+        """,
+        *_columns(identifiers),
+    )
+    if len(rows) > 1:
+        raise Held("the identifiers point at two records")
+    national: dict[str, set[str]] = {}
+    for identifier in identifiers:
+        if identifier.owner == NATIONAL:
+            national.setdefault(identifier.system, set()).add(identifier.value)
+    if any(len(values) > 1 for values in national.values()):
+        raise Held("two different national numbers in one message")
+    return rows[0]["patient_id"] if rows else None
+
+
+async def lock_identifiers(connection: Connection, identifiers: Sequence[Owned]) -> None:
+    """Until the transaction ends nobody else decides anything about these identifiers."""
+    keys = sorted(derived(str(i.owner), i.system, i.value).int >> 65 for i in identifiers)
+    for key in keys:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", key)
+
+
+async def register(connection: Connection, patient: uuid.UUID, identifiers: Sequence[Owned], message: uuid.UUID) -> int:
+    """Give the record identifiers that are not known yet; returns how many of them were new."""
+    rows = await connection.fetch(
+        """
+        INSERT INTO patient_identifier (owner, system, value, patient_id, message_id)
+        SELECT owner, system, value, $4, $5
+        FROM unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
+        ON CONFLICT DO NOTHING
+        RETURNING owner
+        """,
+        *_columns(identifiers),
+        patient,
+        message,
+    )
+    return len(rows)
+
+
+async def wait(connection: Connection, message: uuid.UUID, identifiers: Sequence[Owned]) -> None:
+    """Note that a held message waits for any of these identifiers."""
+    await connection.execute(
+        """
+        INSERT INTO message_waits (message_id, owner, system, value)
+        SELECT $4, owner, system, value FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (owner, system, value)
+        ON CONFLICT DO NOTHING
+        """,
+        *_columns(identifiers),
+        message,
+    )
+
+
+async def release(connection: Connection, identifiers: Sequence[Owned], topic: str) -> int:
+    """Send the messages that waited for these identifiers through ingest again, in the order of their receipt."""
+    rows = await connection.fetch(
+        """
+        WITH known AS (
+            DELETE FROM message_waits USING unnest($1::uuid[], $2::text[], $3::text[]) AS k (owner, system, value)
+            WHERE (message_waits.owner, message_waits.system, message_waits.value) = (k.owner, k.system, k.value)
+            RETURNING message_id
+        ), freed AS (
+            UPDATE message SET status = 'received', reason = NULL
+            WHERE id IN (SELECT message_id FROM known) AND status = 'held'
+            RETURNING id, seq
+        )
+        INSERT INTO outbox (topic, ordering_key, data, attributes)
+        SELECT $4, '', convert_to(json_build_object('message', id)::text, 'UTF8'), '{}' FROM freed ORDER BY seq
+        RETURNING id
+        """,
+        *_columns(identifiers),
+        topic,
+    )
+    return len(rows)
+
+
+def may_create(mapped: Mapped, *, auto_create: bool) -> bool:
+    """Whether the message may make a record: A28 and A31, or any where the sender has auto-create on."""
+    return auto_create or mapped.event in ("A28", "A31")
+
+
+def check_creation(mapped: Mapped) -> None:
+    """Raise Held where a record cannot be made of the message: it needs a family and a given name."""
+    assert mapped.patient is not None
+    names = mapped.patient.resource.get("name", [{}])
+    if not any(name.get("family") and name.get("given") for name in names):
+        raise Held("no record can be made without family name and given name (PID-5)")
+
+
+def check_same_person(mapped: Mapped, current: dict[str, Any], *, first_contact: bool) -> None:
+    """Raise Held where the message's patient does not seem to be the record's.
+
+    The date of birth decides. A28 and A31 may correct it, unless the family name differs too, or the organisation
+    has never contributed to this record.
+    """
+    assert mapped.patient is not None
+    incoming = mapped.patient.resource
+    born, known = incoming.get("birthDate"), current.get("birthDate")
+    if not born or not known or _same_date(born, known):
+        return
+    if mapped.event in ("A28", "A31") and not first_contact and _families(incoming) & _families(current):
+        return
+    raise Held("the date of birth differs from the record's (PID-7)")
+
+
+def _same_date(left: str, right: str) -> bool:
+    shorter = min(len(left), len(right))
+    return left[:shorter] == right[:shorter]
+
+
+def _families(patient: dict[str, Any]) -> set[str]:
+    return {name["family"].casefold() for name in patient.get("name", []) if "family" in name}
+
+
+def _columns(identifiers: Sequence[Owned]) -> tuple[list[uuid.UUID], list[str], list[str]]:
+    return [i.owner for i in identifiers], [i.system for i in identifiers], [i.value for i in identifiers]
