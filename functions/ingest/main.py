@@ -30,8 +30,8 @@ async def apply(request: Request) -> Response:
     except database.UNAVAILABLE:
         raise
     except Exception as error:
-        await note_failure(pool, message_id, error, envelope.attempt)
-        return Response(status_code=500)
+        if not await note_failure(pool, message_id, error):
+            return Response(status_code=500)
     return Response(status_code=204)
 
 

@@ -17,7 +17,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """The process can do its work: the database answers, and takes what is to be published."""
     pool = await database.pool()
-    waiting = await pool.fetchval("SELECT count(*) FROM (SELECT FROM outbox LIMIT 10000) AS some")
+    waiting = await pool.fetchval("SELECT count(*) FROM (SELECT FROM outbox LIMIT 10000) AS waiting")
     return JSONResponse({"status": "ready", "database": "up", "outbox": waiting})
 
 

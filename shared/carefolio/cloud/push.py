@@ -46,7 +46,7 @@ class Envelope:
 
 async def receive(request: Request) -> Envelope:
     """The verified envelope of a push; raises HTTPException 401, 403 or 400."""
-    await _verify(request.headers.get("authorization", ""))
+    await verify(request)
     try:
         body = json.loads(await read_body(request, MAX_ENVELOPE))
         message = body["message"]
@@ -62,9 +62,10 @@ async def receive(request: Request) -> Envelope:
         raise HTTPException(400, "not a push envelope") from None
 
 
-async def _verify(header: str) -> None:
+async def verify(request: Request) -> None:
+    """Whether Google's service account for this (or the local dispatcher) calls; raises HTTPException 401 or 403."""
     wanted = settings()
-    scheme, _, token = header.partition(" ")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         log(Event.PUSH_REFUSED, reason="no token")
         raise HTTPException(401, "a signed push is needed", {"WWW-Authenticate": "Bearer"})

@@ -36,7 +36,6 @@ class Event(Enum):
     PUSH_REFUSED = ("WARNING", "reason")
     DELIVERY_FAILED = ("WARNING", "topic", "status", "attempt")
     DEAD_LETTER = ("ERROR", "topic", "attempt")
-    PROCESS = ("INFO", "name", "state")
 
 
 def log(event: Event, **fields: Any) -> None:

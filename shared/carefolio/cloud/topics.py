@@ -20,6 +20,7 @@ class Subscription:
 
 
 SUBSCRIPTIONS = (
-    Subscription(MESSAGE_STORED, "ingest", "/ingest", 6, MESSAGE_DEAD),
+    # Ingest itself gives up on a message that it cannot apply; the queue's limit is for hours of outage.
+    Subscription(MESSAGE_STORED, "ingest", "/ingest", 100, MESSAGE_DEAD),
     Subscription(MESSAGE_DEAD, "ingest", "/ingest/dead", 100, None),
 )

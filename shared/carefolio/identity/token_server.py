@@ -33,11 +33,11 @@ _LONGEST_ASSERTION = 300
 
 
 class TokenRequest(OAuth2Request):  # type: ignore[misc]
-    """A token request as Authlib wants it."""
+    """A token request as Authlib wants it; ``headers`` finds names in any case."""
 
     def __init__(self, headers: Mapping[str, str], form: dict[str, str]) -> None:
         # TLS ends at the load balancer: what Authlib must know is that the client spoke HTTPS.
-        super().__init__("POST", "https://login/oauth2/token", headers=dict(headers))
+        super().__init__("POST", "https://login/oauth2/token", headers=headers)
         self.payload = BasicOAuth2Payload(form)
         self._form = form
 

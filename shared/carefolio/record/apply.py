@@ -7,8 +7,6 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from typing import Any
 
 import asyncpg
 import orjson
@@ -20,6 +18,7 @@ from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.hl7 import HL7Error, read
 from carefolio.mapping import Entry, Mapped, Source, UnsupportedTypeError, map_message, merge
 from carefolio.mapping.merge import MERGED
+from carefolio.mapping.serialise import dumps
 from carefolio.record import matching
 from carefolio.record.ids import derived
 from carefolio.record.matching import Held
@@ -32,6 +31,7 @@ class _ChangedMeanwhile(Exception):  # noqa: N818 - a reason to start again
 
 _RETRIED = (_ChangedMeanwhile, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
 _TRIES = 4
+_FAILURES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,22 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
     return outcome
 
 
-async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException, attempt: int) -> None:
-    """Keep what went wrong, for the queue to try again and an engineer to see."""
-    log(Event.MESSAGE_FAILED, message_id=message_id, error=type(error).__name__, where=where(error), attempt=attempt)
-    await pool.execute(
-        "UPDATE message SET attempts = $2, reason = $3 WHERE id = $1 AND status = 'received'",
+async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException) -> bool:
+    """Keep what went wrong; after a few times the message ends as failed, for a person. Returns whether it has."""
+    row = await pool.fetchrow(
+        """
+        UPDATE message SET attempts = attempts + 1, reason = $2,
+            status = CASE WHEN attempts + 1 >= $3 THEN 'failed' ELSE status END,
+            settled_at = CASE WHEN attempts + 1 >= $3 THEN now() END
+        WHERE id = $1 AND status = 'received' RETURNING status, attempts
+        """,
         message_id,
-        attempt,
         f"{type(error).__name__} at {where(error)}",
+        _FAILURES,
     )
+    attempt = row["attempts"] if row else None
+    log(Event.MESSAGE_FAILED, message_id=message_id, error=type(error).__name__, where=where(error), attempt=attempt)
+    return row is None or row["status"] == "failed"
 
 
 async def give_up(pool: Pool, message_id: uuid.UUID) -> None:
@@ -250,7 +257,7 @@ async def _rows(connection: Connection, message: asyncpg.Record, mapped: Mapped,
             elif older:
                 continue
         body = {name: value for name, value in resource.items() if name != "resourceType"}
-        text = orjson.dumps(body, default=_fragment)
+        text = dumps(body)
         digest = hashlib.blake2b(text, digest_size=16).digest()
         if current is not None and current["digest"] == digest and organisations == current["organisations"]:
             continue
@@ -286,13 +293,6 @@ def _is_older(entry: Entry, current: asyncpg.Record, message: asyncpg.Record, ma
     if entry.type == "Patient":
         return bool(mapped.time.instant < current["source_time"])
     return bool(message["seq"] < current["seq"])
-
-
-def _fragment(value: Any) -> orjson.Fragment:
-    """A number with its digits as they were sent (70.50 stays 70.50)."""
-    if isinstance(value, Decimal):
-        return orjson.Fragment(str(value))
-    raise TypeError(type(value).__name__)
 
 
 def _content(kind: str, number: uuid.UUID, version: int, now: datetime, message: uuid.UUID, body: bytes) -> str:

@@ -1,0 +1,33 @@
+"""What the clock asks for: today the outbox sweep."""
+
+from __future__ import annotations
+
+import functions_framework.aio
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from carefolio.cloud import outbox, push
+from carefolio.cloud.health import health_routes
+from carefolio.cloud.http import Door, json_error
+from carefolio.cloud.telemetry import span
+
+
+async def sweep(request: Request) -> Response:
+    """POST /operations/outbox: publish what a crashed instance left."""
+    await push.verify(request)
+    with span("sweep"):
+        published = await outbox.sweep()
+    return JSONResponse({"published": published})
+
+
+_APP = Door(
+    "operations", [Route("/operations/outbox", sweep, methods=["POST"]), *health_routes("/operations")], json_error
+)
+
+
+@functions_framework.aio.http
+async def operations(request: Request) -> ASGIApp:
+    """The function's entry point."""
+    return _APP

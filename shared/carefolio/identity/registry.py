@@ -1,0 +1,181 @@
+"""Who takes part: organisations, their teams, the senders that post for them and the clients that read."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.identity import passwords, scopes
+
+# NHS Organisation Data Service codes: letters and digits; the shortest has 3, sites have more.
+_ODS_CODE = re.compile(r"[A-Z0-9]{3,12}\Z")
+_LONGEST_NAME = 200
+
+
+class RegistryError(Exception):
+    """What was asked for cannot be; the text is for an administrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSender:
+    """``password`` is known here and never again."""
+
+    username: str
+    password: str
+    organisation: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewClient:
+    """``client_secret`` is known here and never again; None for a client that signs with its own key."""
+
+    client_id: str
+    client_secret: str | None
+    scope: str
+
+
+async def add_organisation(pool: Pool, ods_code: str, name: str) -> uuid.UUID:
+    """Register an organisation by its ODS code. Raises RegistryError."""
+    ods_code = ods_code.strip().upper()
+    if not _ODS_CODE.match(ods_code):
+        raise RegistryError("an ODS code has 3 to 12 letters and digits")
+    try:
+        number: uuid.UUID = await pool.fetchval(
+            "INSERT INTO organisation (ods_code, name) VALUES ($1, $2) RETURNING id", ods_code, _name(name)
+        )
+    except asyncpg.UniqueViolationError:
+        raise RegistryError(f"there is an organisation {ods_code} already") from None
+    return number
+
+
+async def add_team(pool: Pool, organisation: str, name: str) -> uuid.UUID:
+    """Register a team of an organisation, which is named by its ODS code. Raises RegistryError."""
+    try:
+        number: uuid.UUID = await pool.fetchval(
+            "INSERT INTO team (organisation_id, name) VALUES ($1, $2) RETURNING id",
+            await _organisation(pool, organisation),
+            _name(name),
+        )
+    except asyncpg.UniqueViolationError:
+        raise RegistryError(f"{organisation} has a team {name} already") from None
+    return number
+
+
+async def add_sender(
+    pool: Pool,
+    name: str,
+    organisation: str,
+    allow: Sequence[str],
+    *,
+    team: str | None = None,
+    permitted: dict[str, str] | None = None,
+    auto_create: bool = False,
+) -> NewSender:
+    """Register a sender, with its networks (CIDR).
+
+    ``permitted`` makes it a partner: what it writes in MSH-4 -> the ODS code that it may send for. Raises
+    RegistryError.
+    """
+    if not allow:
+        raise RegistryError("a sender needs at least one network to come from")
+    if team and permitted is not None:
+        raise RegistryError("a partner sends for organisations, not for a team")
+    try:
+        networks = [ipaddress.ip_network(text) for text in allow]
+    except ValueError as error:
+        raise RegistryError(f"not a network: {error}") from None
+    name = _name(name)
+    username = f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'sender'}-{secrets.token_hex(3)}"
+    password = passwords.new_secret()
+    async with pool.acquire() as connection, connection.transaction():
+        owner = await _organisation(connection, organisation)
+        team_id = await connection.fetchval("SELECT id FROM team WHERE organisation_id = $1 AND name = $2", owner, team)
+        if team and team_id is None:
+            raise RegistryError(f"{organisation} has no team {team}")
+        try:
+            number = await connection.fetchval(
+                """
+                INSERT INTO sender (name, username, password_hash, organisation_id, team_id, partner, networks,
+                                    auto_create)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id
+                """,
+                name,
+                username,
+                passwords.hash_secret(password),
+                owner,
+                team_id,
+                permitted is not None,
+                networks,
+                auto_create,
+            )
+        except asyncpg.UniqueViolationError:
+            raise RegistryError(f"there is a sender {name} already") from None
+        for alias, ods_code in (permitted or {}).items():
+            await connection.execute(
+                "INSERT INTO sender_alias (sender_id, alias, organisation_id) VALUES ($1, $2, $3)",
+                number,
+                alias,
+                await _organisation(connection, ods_code),
+            )
+    return NewSender(username, password, organisation)
+
+
+async def add_client(pool: Pool, name: str, organisation: str, scope: str, jwks: str | None = None) -> NewClient:
+    """Register a client of the APIs, with a secret, or with its public keys (a JWK set) in place of one.
+
+    Raises RegistryError.
+    """
+    wanted = scope.split()
+    if not wanted:
+        raise RegistryError("a client needs at least one scope, such as system/*.rs")
+    for text in wanted:
+        if scopes.read_scope(text) is None:
+            raise RegistryError(f"not a scope: {text} (they read like system/Observation.rs)")
+    if jwks is not None:
+        _check_keys(jwks)
+    client_id = str(uuid.uuid4())
+    secret = passwords.new_secret() if jwks is None else None
+    await pool.execute(
+        "INSERT INTO client (id, name, organisation_id, secret_hash, jwks, scope) VALUES ($1, $2, $3, $4, $5, $6)",
+        client_id,
+        _name(name),
+        await _organisation(pool, organisation),
+        passwords.hash_secret(secret) if secret else None,
+        jwks,
+        " ".join(wanted),
+    )
+    return NewClient(client_id, secret, " ".join(wanted))
+
+
+def _check_keys(jwks: str) -> None:
+    try:
+        loaded = json.loads(jwks)
+        keys = KeySet.import_key_set(loaded)
+    except (ValueError, TypeError, KeyError, AttributeError, JoseError):
+        raise RegistryError("not a JWK set (RFC 7517)") from None
+    if not loaded["keys"] or any(key.key_type == "oct" or key.is_private for key in keys.keys):
+        raise RegistryError("the JWK set must hold public keys only, and at least one")
+
+
+async def _organisation(connection: Pool | Connection, ods_code: str) -> uuid.UUID:
+    number = await connection.fetchval("SELECT id FROM organisation WHERE ods_code = $1", ods_code.strip().upper())
+    if number is None:
+        raise RegistryError(f"there is no organisation {ods_code}: add it first")
+    return uuid.UUID(str(number))
+
+
+def _name(text: str) -> str:
+    text = text.strip()
+    if not text or len(text) > _LONGEST_NAME or not text.isprintable():
+        raise RegistryError(f"a name has 1 to {_LONGEST_NAME} printable characters")
+    return text
