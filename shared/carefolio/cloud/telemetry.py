@@ -5,7 +5,6 @@ A log line is a member of ``Event`` with the fields it names: free text cannot b
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+import orjson
 from opentelemetry import trace
 
 from carefolio.cloud.settings import settings
@@ -47,7 +47,7 @@ def log(event: Event, **fields: Any) -> None:
     for name in fields:
         if name not in allowed:
             raise KeyError(name)
-    line: dict[str, Any] = {"severity": severity, "event": event.name.lower(), "time": datetime.now(UTC).isoformat()}
+    line: dict[str, Any] = {"severity": severity, "event": event.name.lower(), "time": datetime.now(UTC)}
     span = trace.get_current_span().get_span_context()
     if span.is_valid:
         project = settings().project
@@ -55,8 +55,8 @@ def log(event: Event, **fields: Any) -> None:
         line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{trace_id}" if project else trace_id
         line["logging.googleapis.com/spanId"] = format(span.span_id, "016x")
     line |= {name: value for name, value in fields.items() if value is not None}
-    sys.stdout.write(json.dumps(line, default=str) + "\n")
-    sys.stdout.flush()
+    sys.stdout.buffer.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.flush()
 
 
 def where(error: BaseException) -> str:

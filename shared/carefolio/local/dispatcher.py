@@ -29,7 +29,8 @@ from carefolio.cloud.telemetry import Event, log
 from carefolio.cloud.topics import Subscription
 
 _SUCCESS = frozenset({102, 200, 201, 202, 204})
-_AT_ONCE = 16
+# Few at once, so that on a small machine what is being acknowledged comes before what is being applied.
+_AT_ONCE = 4
 _IN_HAND = 2000
 _TOKEN_LIFETIME = 3600
 
@@ -68,6 +69,7 @@ class Dispatcher:
         self._waiting: dict[str, deque[_Message]] = {}
         self._in_hand: set[int] = set()
         self._done: list[int] = []
+        self._seen = 0
         self._wake = asyncio.Event()
         self._flush = asyncio.Event()
         self._slots = asyncio.Semaphore(_AT_ONCE)
@@ -89,13 +91,14 @@ class Dispatcher:
                 await asyncio.gather(*loops, *self._tasks, return_exceptions=True)
 
     async def _listen(self) -> None:
-        """Wake at each publication; and every second, for what came while nobody listened."""
+        """Wake at each publication; and every second look at everything, for what came while nobody listened."""
         while True:
             connection: asyncpg.Connection | None = None
             with contextlib.suppress(*database.UNAVAILABLE):
                 connection = await database.connect()
                 await connection.add_listener("queue", lambda *_: self._wake.set())
             for _ in range(60):
+                self._seen = 0
                 self._wake.set()
                 await asyncio.sleep(1)
                 if connection is None or connection.is_closed():
@@ -114,16 +117,20 @@ class Dispatcher:
                 rows = await pool.fetch(
                     """
                     SELECT id, ordering_key, topic, data, attributes, published_at, attempts FROM queue.message
-                    WHERE topic = ANY($1) AND id <> ALL($2) ORDER BY id LIMIT $3
+                    WHERE id > $1 AND topic = ANY($2) ORDER BY id LIMIT $3
                     """,
+                    self._seen,
                     list(self._subscriptions),
-                    list(self._in_hand),
-                    _IN_HAND - len(self._in_hand),
+                    _IN_HAND,
                 )
             except database.UNAVAILABLE as error:
                 log(Event.UNAVAILABLE, function="dispatcher", error=type(error).__name__)
                 continue
             for row in rows:
+                # Publications may commit in another order than their ids: each second all are read again.
+                self._seen = row["id"]
+                if row["id"] in self._in_hand:
+                    continue
                 self._take(_Message(row["id"], row["ordering_key"] or f"\x00{row['id']}", *tuple(row)[2:]))
 
     def _take(self, message: _Message) -> None:
@@ -228,6 +235,7 @@ class Dispatcher:
             return False
         log(Event.DEAD_LETTER, topic=message.topic, attempt=message.attempts)
         self._in_hand.discard(message.id)
+        self._seen = 0
         self._wake.set()
         return True
 

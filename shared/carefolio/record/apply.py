@@ -25,23 +25,28 @@ from carefolio.record.matching import Held
 from carefolio.record.search_keys import index
 
 
-class _ChangedMeanwhile(Exception):  # noqa: N818 - a reason to start again
-    """Another message decided about the same identifiers."""
+class _EndedMeanwhile(Exception):  # noqa: N818 - a reason to undo, not an error
+    """Another delivery of the same message was faster."""
 
 
-_RETRIED = (_ChangedMeanwhile, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
+# What two messages at the same moment can do to each other; each is whole the second time.
+_RETRIED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
 _TRIES = 4
 _FAILURES = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a message ended: applied, held, unsupported or failed, or that it had ended ``before``."""
+    """How a message ended: applied, held, unsupported or failed, or that it had ended ``before``.
+
+    ``released``: messages that were held may have been queued again.
+    """
 
     status: str
     reason: str | None = None
     resources: int = 0
     before: bool = False
+    released: bool = False
 
 
 @dataclass(slots=True)
@@ -88,11 +93,14 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
             with span("apply"):
                 outcome = await _apply(pool, message, mapped)
             break
+        except _EndedMeanwhile:
+            return Outcome("applied", before=True)
         except _RETRIED:
             if attempt == _TRIES - 1:
                 raise
             await asyncio.sleep(0.02 * 2**attempt)
-    outbox.kick()
+    if outcome.released:
+        outbox.kick()
     log(
         Event.MESSAGE_SETTLED,
         message_id=message_id,
@@ -145,99 +153,94 @@ async def _settle(pool: Pool, message: asyncpg.Record, outcome: Outcome) -> Outc
 
 async def _apply(pool: Pool, message: asyncpg.Record, mapped: Mapped) -> Outcome:
     async with pool.acquire() as connection, connection.transaction():
-        status = await connection.fetchval("SELECT status FROM message WHERE id = $1 FOR UPDATE", message["id"])
-        if status != "received":
-            return Outcome(status, before=True)
         try:
-            patient_id = await _patient(connection, message, mapped)
+            patient_id, new = await _patient(connection, message, mapped)
+            ids = {id(entry): _id(entry, message["organisation_id"], patient_id) for entry in mapped.entries}
+            known = await _known(connection, list(ids.values()))
+            if current := known.get(patient_id):
+                first_contact = message["organisation_id"] not in current["organisations"]
+                matching.check_same_person(mapped, orjson.loads(current["content"]), first_contact=first_contact)
         except Held as held:
-            if held.unknown:
-                identifiers = matching.usable(mapped.identifiers, message["organisation_id"])
-                await matching.wait(connection, message["id"], identifiers)
-            await connection.execute(
-                "UPDATE message SET status = 'held', reason = $2, notes = $3, settled_at = now() WHERE id = $1",
-                message["id"],
-                held.reason,
-                mapped.notes,
-            )
-            return Outcome("held", held.reason)
-        rows = await _rows(connection, message, mapped, patient_id)
-        await _write(connection, message, mapped, patient_id, rows)
-        return Outcome("applied", None, len(rows))
+            return await _hold(connection, message, mapped, held)
+        if new:
+            await _register(connection, message, patient_id, new)
+        rows = _rows(message, mapped, ids, known)
+        if not await _write(connection, message, mapped, patient_id, rows):
+            # Somebody else applied it while we did: what we wrote is undone, what they wrote stands.
+            raise _EndedMeanwhile
+        return Outcome("applied", None, len(rows), released=bool(new))
 
 
-async def _patient(connection: Connection, message: asyncpg.Record, mapped: Mapped) -> uuid.UUID:
-    """The record of the message's patient, locked; made where the rules allow. Raises Held."""
-    organisation: uuid.UUID = message["organisation_id"]
-    identifiers = matching.usable(mapped.identifiers, organisation)
+async def _hold(connection: Connection, message: asyncpg.Record, mapped: Mapped, held: Held) -> Outcome:
+    done = await connection.execute(
+        """
+        UPDATE message SET status = 'held', reason = $2, notes = $3, settled_at = now()
+        WHERE id = $1 AND status = 'received'
+        """,
+        message["id"],
+        held.reason,
+        mapped.notes,
+    )
+    if held.unknown and done == "UPDATE 1":
+        identifiers = matching.usable(mapped.identifiers, message["organisation_id"])
+        await matching.wait(connection, message["id"], identifiers)
+    return Outcome("held", held.reason)
+
+
+async def _patient(
+    connection: Connection, message: asyncpg.Record, mapped: Mapped
+) -> tuple[uuid.UUID, list[matching.Owned]]:
+    """The record of the message's patient, locked, and its identifiers that are new; a new record where allowed.
+
+    Raises Held.
+    """
+    identifiers = matching.usable(mapped.identifiers, message["organisation_id"])
     if not identifiers:
         raise Held("no identifier that may find a record (PID-3): an NHS number that is not verified, or none")
     found = await matching.find(connection, identifiers)
-    if found is None:
-        # From here on two messages about the same unknown patient decide one after the other.
+    if found.new:
+        # From here on, messages that bring the same new identifiers decide one after the other.
         await matching.lock_identifiers(connection, identifiers)
         found = await matching.find(connection, identifiers)
-    if found is None:
-        if not matching.may_create(mapped, auto_create=message["auto_create"]):
-            raise Held("the patient is not known here", unknown=True)
-        matching.check_creation(mapped)
-        _check_unverified(mapped)
-        found = uuid.uuid4()
-        await connection.execute(
-            "INSERT INTO record (id, person_id, created_at) VALUES ($1, $1, now())",
-            found,
-        )
-        await matching.register(connection, found, identifiers, message["id"])
-        await matching.release(connection, identifiers, MESSAGE_STORED)
-        return found
-    current = await connection.fetchrow(
+    if found.patient is not None:
+        return found.patient, found.new
+    if not matching.may_create(mapped, auto_create=message["auto_create"]):
+        raise Held("the patient is not known here", unknown=True)
+    matching.check_creation(mapped)
+    number = uuid.uuid4()
+    await connection.execute("INSERT INTO record (id, person_id, created_at) VALUES ($1, $1, now())", number)
+    return number, found.new
+
+
+async def _register(
+    connection: Connection, message: asyncpg.Record, patient_id: uuid.UUID, new: list[matching.Owned]
+) -> None:
+    await matching.register(connection, patient_id, new, message["id"])
+    await matching.release(connection, new, MESSAGE_STORED)
+
+
+async def _known(connection: Connection, numbers: list[uuid.UUID]) -> dict[uuid.UUID, asyncpg.Record]:
+    """What is there already of the message's resources; read after the record was locked."""
+    rows = await connection.fetch(
         """
-        SELECT resource.content, resource.organisations FROM record
-        LEFT JOIN resource ON resource.id = record.id
-        WHERE record.id = $1 FOR UPDATE OF record
+        SELECT id, version, digest, seq, source_time, organisations,
+               CASE WHEN type = ANY($2) THEN content END AS content
+        FROM resource WHERE id = ANY($1)
         """,
-        found,
+        numbers,
+        list(MERGED),
     )
-    if current["content"]:
-        first_contact = organisation not in current["organisations"]
-        matching.check_same_person(mapped, orjson.loads(current["content"]), first_contact=first_contact)
-    if not await matching.register(connection, found, identifiers, message["id"]):
-        return found
-    await matching.lock_identifiers(connection, identifiers)
-    await matching.release(connection, identifiers, MESSAGE_STORED)
-    try:
-        settled = await matching.find(connection, identifiers)
-    except Held:
-        settled = None
-    if settled != found:
-        raise _ChangedMeanwhile
-    return found
+    return {row["id"]: row for row in rows}
 
 
-def _check_unverified(mapped: Mapped) -> None:
-    if any(identifier.verified is False for identifier in mapped.identifiers):
-        raise Held("the NHS number's status is not 01, verified (PID-3): no record is made from it")
-
-
-async def _rows(connection: Connection, message: asyncpg.Record, mapped: Mapped, patient_id: uuid.UUID) -> list[_Row]:
+def _rows(
+    message: asyncpg.Record, mapped: Mapped, ids: dict[int, uuid.UUID], known: dict[uuid.UUID, asyncpg.Record]
+) -> list[_Row]:
     """What has to be written: new resources, and those that the message changes."""
     organisation: uuid.UUID = message["organisation_id"]
-    ids = {id(entry): _id(entry, organisation, patient_id) for entry in mapped.entries}
     for entry in mapped.entries:
         for reference, target in entry.references:
             reference["reference"] = f"{target.type}/{ids[id(target)]}"
-    known = {
-        row["id"]: row
-        for row in await connection.fetch(
-            """
-            SELECT id, version, digest, seq, source_time, organisations,
-                   CASE WHEN type = ANY($2) THEN content END AS content
-            FROM resource WHERE id = ANY($1)
-            """,
-            list(ids.values()),
-            list(MERGED),
-        )
-    }
     now = datetime.now(UTC)
     rows = []
     # In the order of ids, so that two messages never wait for each other.
@@ -307,76 +310,73 @@ def _content(kind: str, number: uuid.UUID, version: int, now: datetime, message:
 
 async def _write(
     connection: Connection, message: asyncpg.Record, mapped: Mapped, patient_id: uuid.UUID, rows: list[_Row]
-) -> None:
-    """Everything in one statement: old versions to history, new ones in place, audit lines, the message's end."""
-    now = datetime.now(UTC)
-    if rows:
-        await connection.execute(
-            """
-            WITH incoming AS (
-                SELECT * FROM unnest(
-                    $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
-                    $8::timestamptz[], $9::timestamptz[], $10::bool[], $11::text[]
-                ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, personal, place)
-            ), kept AS (
-                INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
-                                              team_id, label, message_id, place, seq, content)
-                SELECT r.id, r.version, r.type, r.last_updated, $12, r.patient_id, r.organisations,
-                       r.team_id, r.label, r.message_id, r.place, r.seq, r.content
-                FROM resource r JOIN incoming USING (id)
-            ), written AS (
-                INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
-                                           message_id, place, seq, source_time, digest, content, keys,
-                                           date_from, date_to)
-                SELECT id, type, version, $12, CASE WHEN personal THEN $13::uuid END, organisations::uuid[],
-                       $14, $15, place, $16, $17, digest, content, keys::bigint[], date_from, date_to
-                FROM incoming
-                ON CONFLICT (id) DO UPDATE SET
-                    version = excluded.version, last_updated = excluded.last_updated,
-                    organisations = excluded.organisations, message_id = excluded.message_id,
-                    place = excluded.place, seq = greatest(r.seq, excluded.seq),
-                    source_time = greatest(r.source_time, excluded.source_time), digest = excluded.digest,
-                    content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
-                    date_to = excluded.date_to
-                WHERE r.version = excluded.version - 1
-            )
+) -> bool:
+    """Everything in one statement: old versions to history, new ones in place, audit lines, the message's end.
+
+    False where the message had ended before.
+    """
+    ended = await connection.fetchval(
+        """
+        WITH incoming AS (
+            SELECT * FROM unnest(
+                $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::bool[], $11::text[]
+            ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, personal, place)
+        ), kept AS (
+            INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
+                                          team_id, label, message_id, place, seq, content)
+            SELECT r.id, r.version, r.type, r.last_updated, $12, r.patient_id, r.organisations,
+                   r.team_id, r.label, r.message_id, r.place, r.seq, r.content
+            FROM resource r JOIN incoming USING (id)
+        ), written AS (
+            INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
+                                       message_id, place, seq, source_time, digest, content, keys,
+                                       date_from, date_to)
+            SELECT id, type, version, $12, CASE WHEN personal THEN $13::uuid END, organisations::uuid[],
+                   $14, $15, place, $16, $17, digest, content, keys::bigint[], date_from, date_to
+            FROM incoming
+            ON CONFLICT (id) DO UPDATE SET
+                version = excluded.version, last_updated = excluded.last_updated,
+                organisations = excluded.organisations, message_id = excluded.message_id,
+                place = excluded.place, seq = greatest(r.seq, excluded.seq),
+                source_time = greatest(r.source_time, excluded.source_time), digest = excluded.digest,
+                content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
+                date_to = excluded.date_to
+            WHERE r.version = excluded.version - 1
+        ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id, message_id)
             SELECT $18, $19, CASE WHEN version = 1 THEN 'create' ELSE 'update' END,
                    CASE WHEN personal THEN $13::uuid END, type, id, $15
             FROM incoming
-            """,
-            [row.id for row in rows],
-            [row.entry.type for row in rows],
-            [row.version for row in rows],
-            [row.content for row in rows],
-            [row.digest for row in rows],
-            ["{" + ",".join(map(str, row.organisations)) + "}" for row in rows],
-            [row.keys for row in rows],
-            [row.date_from for row in rows],
-            [row.date_to for row in rows],
-            [row.entry.scope == "patient" for row in rows],
-            [row.entry.place for row in rows],
-            now,
-            patient_id,
-            message["team_id"],
-            message["id"],
-            message["seq"],
-            mapped.time.instant,
-            f"sender/{message['sender_id']}",
-            message["organisation_id"],
         )
-    await connection.execute(
-        """
-        UPDATE message SET status = 'applied', reason = NULL, settled_at = $2, patient_id = $3, notes = $4,
+        UPDATE message SET status = 'applied', reason = NULL, settled_at = $12, patient_id = $13, notes = $20,
             control_id_reused = EXISTS (
                 SELECT FROM message other
                 WHERE other.sender_id = message.sender_id AND other.control_id = message.control_id
                 AND other.ack_code = 'AA' AND other.seq < message.seq
             )
-        WHERE id = $1
+        WHERE id = $15 AND status = 'received'
+        RETURNING id
         """,
-        message["id"],
-        now,
+        [row.id for row in rows],
+        [row.entry.type for row in rows],
+        [row.version for row in rows],
+        [row.content for row in rows],
+        [row.digest for row in rows],
+        ["{" + ",".join(map(str, row.organisations)) + "}" for row in rows],
+        [row.keys for row in rows],
+        [row.date_from for row in rows],
+        [row.date_to for row in rows],
+        [row.entry.scope == "patient" for row in rows],
+        [row.entry.place for row in rows],
+        datetime.now(UTC),
         patient_id,
+        message["team_id"],
+        message["id"],
+        message["seq"],
+        mapped.time.instant,
+        f"sender/{message['sender_id']}",
+        message["organisation_id"],
         mapped.notes,
     )
+    return ended is not None

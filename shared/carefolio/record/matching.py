@@ -35,6 +35,14 @@ class Owned:
     value: str
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """``patient`` is None where no identifier is known; ``new`` are those that are not."""
+
+    patient: uuid.UUID | None
+    new: list[Owned]
+
+
 def usable(identifiers: Sequence[PatientIdentifier], organisation: uuid.UUID) -> list[Owned]:
     """The identifiers that may find or make a record; an NHS number whose status is not 01 may not."""
     return [
@@ -44,20 +52,23 @@ def usable(identifiers: Sequence[PatientIdentifier], organisation: uuid.UUID) ->
     ]
 
 
-async def find(connection: Connection, identifiers: Sequence[Owned]) -> uuid.UUID | None:
-    """The one record that the identifiers point at, None where none does.
+async def find(connection: Connection, identifiers: Sequence[Owned]) -> Found:
+    """The one record that the identifiers point at, locked until the transaction ends.
 
-    Raises Held where they point at two, or contradict each other (two numbers of one system).
+    Raises Held where they point at two, or contradict each other (two numbers of one national system).
     """
     rows = await connection.fetch(
         """
-        SELECT DISTINCT patient_id FROM patient_identifier
+        SELECT owner, system, value, patient_id FROM patient_identifier
         JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
             USING (owner, system, value)
+        JOIN record ON record.id = patient_id
+        FOR UPDATE OF record
         """,
         *_columns(identifiers),
     )
-    if len(rows) > 1:
+    patients = {row["patient_id"] for row in rows}
+    if len(patients) > 1:
         raise Held("the identifiers point at two records")
     national: dict[str, set[str]] = {}
     for identifier in identifiers:
@@ -65,7 +76,11 @@ async def find(connection: Connection, identifiers: Sequence[Owned]) -> uuid.UUI
             national.setdefault(identifier.system, set()).add(identifier.value)
     if any(len(values) > 1 for values in national.values()):
         raise Held("two different national numbers in one message")
-    return rows[0]["patient_id"] if rows else None
+    known = {(row["owner"], row["system"], row["value"]) for row in rows}
+    new = [
+        identifier for identifier in identifiers if (identifier.owner, identifier.system, identifier.value) not in known
+    ]
+    return Found(next(iter(patients), None), new)
 
 
 async def lock_identifiers(connection: Connection, identifiers: Sequence[Owned]) -> None:
@@ -75,21 +90,21 @@ async def lock_identifiers(connection: Connection, identifiers: Sequence[Owned])
         await connection.execute("SELECT pg_advisory_xact_lock($1)", key)
 
 
-async def register(connection: Connection, patient: uuid.UUID, identifiers: Sequence[Owned], message: uuid.UUID) -> int:
-    """Give the record identifiers that are not known yet; returns how many of them were new."""
-    rows = await connection.fetch(
+async def register(
+    connection: Connection, patient: uuid.UUID, identifiers: Sequence[Owned], message: uuid.UUID
+) -> None:
+    """Give the record identifiers that nobody has."""
+    await connection.execute(
         """
         INSERT INTO patient_identifier (owner, system, value, patient_id, message_id)
         SELECT owner, system, value, $4, $5
         FROM unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
         ON CONFLICT DO NOTHING
-        RETURNING owner
         """,
         *_columns(identifiers),
         patient,
         message,
     )
-    return len(rows)
 
 
 async def wait(connection: Connection, message: uuid.UUID, identifiers: Sequence[Owned]) -> None:
@@ -134,7 +149,12 @@ def may_create(mapped: Mapped, *, auto_create: bool) -> bool:
 
 
 def check_creation(mapped: Mapped) -> None:
-    """Raise Held where a record cannot be made of the message: it needs a family and a given name."""
+    """Raise Held where no record can be made of the message: it needs a family and a given name.
+
+    Nor is one made where the NHS number is not verified, even if there is a local number too.
+    """
+    if any(identifier.verified is False for identifier in mapped.identifiers):
+        raise Held("the NHS number's status is not 01, verified (PID-3): no record is made from it")
     assert mapped.patient is not None
     names = mapped.patient.resource.get("name", [{}])
     if not any(name.get("family") and name.get("given") for name in names):

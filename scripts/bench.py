@@ -1,0 +1,200 @@
+"""Measures a fresh installation on this machine and prints one row for each figure of README's table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from carefolio.local import load
+
+ROOT = Path(__file__).parents[1]
+CLI = ROOT / ".venv/bin/carefolio"
+RUNS = 3
+
+
+def row(what: str, got: str, bar: str) -> None:
+    print(f"| {what:<66} | {got:>24} | {bar:>14} |", flush=True)
+
+
+@contextlib.contextmanager
+def installation() -> Iterator[tuple[int, dict[str, str], float]]:
+    """A fresh one: its port, its environment, and the seconds to ``ready`` of a second start."""
+    home = Path(tempfile.mkdtemp(prefix="carefolio-bench-"))
+    home.chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "CAREFOLIO_HOME": str(home), "PORT": str(port)}
+    first, _ = start(environment)
+    stop(first)
+    up, seconds = start(environment)
+    try:
+        yield port, environment, seconds
+    finally:
+        stop(up)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def start(environment: dict[str, str]) -> tuple[subprocess.Popen[str], float]:
+    started = time.perf_counter()
+    up = subprocess.Popen([ROOT / "scripts/up", "--no-demo"], env=environment, stdout=subprocess.PIPE, text=True)
+    for line in up.stdout or ():
+        if line.startswith("ready:"):
+            return up, time.perf_counter() - started
+    raise SystemExit("the installation did not start")
+
+
+def stop(up: subprocess.Popen[str]) -> None:
+    up.send_signal(signal.SIGINT)
+    up.wait(30)
+
+
+def carefolio(environment: dict[str, str], *arguments: str) -> dict[str, str]:
+    done = subprocess.run([CLI, *arguments, "--json"], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def doors() -> None:
+    """ACK rate and latency, and the way to the record; medians of three runs on one installation."""
+    with installation() as (port, environment, seconds):
+        row("scripts/up, second start to ready", f"{seconds:.2f} s", "5 s")
+        carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
+        sender = carefolio(environment, "sender", "add", "load", "--organisation", "RLOAD", "--allow", "127.0.0.0/8")
+        secret = sender["username"], sender["password"]
+        feed = load.numbers()
+        patients = [next(feed) for _ in range(300)]
+        registrations = ((f"R{number}", load.registration(number, f"R{number}")) for number in patients)
+        asyncio.run(load.post(port, *secret, registrations))
+        settle(environment)
+        rates, latencies, whole = [], [], []
+        for run in range(RUNS):
+            messages = [
+                (f"B{run}-{at}", load.report(patients[at % len(patients)], f"B{run}-{at}")) for at in range(3000)
+            ]
+            started = time.perf_counter()
+            posted = asyncio.run(load.post(port, *secret, messages))
+            assert len(posted.acknowledged) == len(messages), posted.statuses
+            settle(environment)
+            whole.append(len(messages) / (time.perf_counter() - started))
+            rates.append(len(messages) / posted.took)
+            latencies.append(statistics.quantiles(posted.seconds, n=100)[98] * 1000)
+        row("POST to ACK, 16 connections, ORU with 4 results", f"{statistics.median(rates):.0f} messages/s", "800/s")
+        row("   p99 of the ACK under that load", f"{statistics.median(latencies):.0f} ms", "60 ms")
+        row("first POST to last one searchable, same load", f"{statistics.median(whole):.0f} messages/s", "250/s")
+
+
+def settle(environment: dict[str, str]) -> None:
+    """Wait until every message has ended: asks the database itself, as often as does no harm."""
+    import asyncpg
+
+    async def wait() -> None:
+        from carefolio.local.installation import Installation
+
+        here = Installation(Path(environment["CAREFOLIO_HOME"]), int(environment["PORT"]))
+        connection = await asyncpg.connect(here.postgres.url)
+        while await connection.fetchval("SELECT EXISTS (SELECT FROM message WHERE status = 'received')"):
+            await asyncio.sleep(0.05)
+        unapplied = await connection.fetchval("SELECT count(*) FROM message WHERE status <> 'applied'")
+        await connection.close()
+        assert unapplied == 0, f"{unapplied} messages were not applied"
+
+    asyncio.run(wait())
+
+
+def parse() -> None:
+    """A 20-segment ORU on one core, its fields read as far as each reader is asked to."""
+    import hl7apy.parser
+
+    import hl7
+    from carefolio.hl7 import read
+
+    raw = load.report("9990001103", "PARSE", results=16)
+    text = raw.decode()
+    assert text.count("\r") == 20
+
+    def ours() -> None:
+        message = read(raw)
+        for segment in message.all("OBX"):
+            segment.get(3, 1), segment.get(5), segment.get(6, 1)
+
+    def python_hl7() -> None:
+        message = hl7.parse(text)
+        for segment in message.segments("OBX"):
+            segment.extract_field(1, 3, 1, 1), segment.extract_field(1, 5), segment.extract_field(1, 6, 1, 1)
+
+    def with_hl7apy() -> None:
+        hl7apy.parser.parse_message(text, find_groups=False)
+
+    for what, work, bar in (
+        ("parse, 20-segment ORU, three fields of every result: Carefolio", ours, "10,000/s"),
+        ("   python-hl7, the same", python_hl7, ""),
+        ("   hl7apy, parse alone", with_hl7apy, ""),
+    ):
+        row(what, f"{rate(work):,.0f} messages/s", bar)
+
+
+def rate(work: Callable[[], None]) -> float:
+    work()
+    found = []
+    for _ in range(RUNS):
+        done, started = 0, time.perf_counter()
+        while time.perf_counter() - started < 0.7:
+            work()
+            done += 1
+        found.append(done / (time.perf_counter() - started))
+    return statistics.median(found)
+
+
+def cold() -> None:
+    """Each function in a process of its own, as the cloud starts it: from exec to the first answer."""
+    for main in sorted((ROOT / "functions").glob("*/main.py")):
+        name = main.parent.name
+        found = []
+        for _ in range(RUNS):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            started = time.perf_counter()
+            process = subprocess.Popen(
+                [ROOT / ".venv/bin/functions-framework", "--target", name, "--source", main, "--port", str(port)],
+                env={**os.environ, "HOST": "127.0.0.1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            while not answers(port):
+                time.sleep(0.01)
+            found.append(time.perf_counter() - started)
+            process.terminate()
+            process.wait()
+        row(f"cold start of {name}, exec to first answer", f"{statistics.median(found):.2f} s", "1.5 s")
+
+
+def answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
+            wire.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return b" 200 " in wire.recv(100)
+    except OSError:
+        return False
+
+
+PARTS = {"doors": doors, "parse": parse, "cold": cold}
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or list(PARTS)
+    if unknown := [name for name in wanted if name not in PARTS]:
+        raise SystemExit(f"unknown part: {unknown[0]} (there are {', '.join(PARTS)})")
+    print(f"| {'measured':<66} | {time.strftime('%Y-%m-%d'):>24} | {'bar':>14} |")
+    print(f"|{'-' * 68}|{'-' * 26}|{'-' * 16}|")
+    for name in wanted:
+        PARTS[name]()
