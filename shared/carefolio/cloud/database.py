@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from carefolio.cloud.settings import settings
+from carefolio.cloud.telemetry import span
 
 Connection: TypeAlias = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 Pool: TypeAlias = asyncpg.Pool
@@ -68,12 +69,37 @@ async def _leave_as_it_is(_: asyncpg.Connection) -> None:
     """No user of the pool sets anything beyond its transaction, so a round trip to reset it would be for nothing."""
 
 
+class _Traced(asyncpg.Connection):  # type: ignore[misc]
+    """A connection whose statements are spans; only their text is told, never a value."""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+        with span("sql", **_statement(query)):
+            return str(await super().execute(query, *args, timeout=timeout))
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> list[asyncpg.Record]:
+        with span("sql", **_statement(query)):
+            return list(await super().fetch(query, *args, **options))
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> asyncpg.Record | None:
+        with span("sql", **_statement(query)):
+            return await super().fetchrow(query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        with span("sql", **_statement(query)):
+            return await super().fetchval(query, *args, **options)
+
+
+def _statement(query: str) -> dict[str, str | int]:
+    return {"db.system.name": "postgresql", "db.query.text": " ".join(query.split())[:500]}
+
+
 async def connect(*_: Any, **options: Any) -> asyncpg.Connection:
     """One connection of its own, for the pool, for migrations and for listeners.
 
     Raises what UNAVAILABLE names, and ValueError where no database is configured.
     """
     wanted = settings()
+    options["connection_class"] = _Traced if wanted.trace_share else asyncpg.Connection
     options["server_settings"] = {
         "application_name": "carefolio",
         "jit": "off",

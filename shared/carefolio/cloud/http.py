@@ -87,6 +87,8 @@ class Door:
         # The framework has mounted us below its own catch-all route; our routes see the whole path.
         scope["root_path"] = ""
         scope["path_params"] = {}
+        # Its handlers would answer our errors in plain text before we see them.
+        scope.pop("starlette.exception_handlers", None)
         started = time.perf_counter()
         status = 0
 
@@ -111,15 +113,14 @@ class Door:
             if current.is_recording():
                 current.update_name(f"{self._function} {route}")
                 current.set_attribute("http.response.status_code", status)
-        took = round((time.perf_counter() - started) * 1000, 1)
-        log(
-            Event.REQUEST,
-            function=self._function,
-            method=scope["method"],
-            route=route,
-            status=status,
-            milliseconds=took,
-        )
+            log(
+                Event.REQUEST,
+                function=self._function,
+                method=scope["method"],
+                route=route,
+                status=status,
+                milliseconds=round((time.perf_counter() - started) * 1000, 1),
+            )
 
     def _failure(self, error: Exception) -> Response:
         if isinstance(error, HTTPException):

@@ -5,6 +5,7 @@ docs/hl7.md says for senders which rule refuses (AR, here) and which one holds (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from carefolio.hl7.errors import (
@@ -12,6 +13,7 @@ from carefolio.hl7.errors import (
     DUPLICATE_KEY,
     REQUIRED_FIELD_MISSING,
     SEGMENT_SEQUENCE,
+    TABLE_VALUE,
     UNSUPPORTED_PROCESSING_ID,
     HL7Error,
     Place,
@@ -21,6 +23,8 @@ from carefolio.hl7.time import TimeFormatError, read_moment
 
 # Events that make, move or end an encounter: PV1-19.1 is its key.
 ENCOUNTER_EVENTS = frozenset({"A01", "A02", "A03", "A04", "A05", "A11", "A12", "A13"})
+# Three letters each (tables 0076 and 0003), as every message in the open has them, local ones with Z too.
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9]{2}(\^[A-Za-z][A-Za-z0-9]{2})?\Z")
 _TEXT_TYPES = frozenset({"TX", "FT", "ST"})
 
 
@@ -35,11 +39,18 @@ def check(message: Message, *, production: bool) -> None:
         rules(message)
 
 
+def is_type(text: str) -> bool:
+    """Whether a text has the shape of a message type and trigger event."""
+    return bool(_TYPE.match(text))
+
+
 def _header(message: Message, production: bool) -> None:
     header = message.header
     _required(header, 7, "time of the message")
     _time(header, 7)
     _required(header, 9, "message type")
+    if not is_type(message.type):
+        raise HL7Error(TABLE_VALUE, header.place(9), "not a message type such as ADT^A01")
     _required(header, 10, "message control id")
     if len(message.control_id) > 199:
         raise HL7Error(DATA_TYPE, header.place(10), "longer than 199 characters")

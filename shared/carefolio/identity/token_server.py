@@ -16,11 +16,12 @@ import anyio.from_thread
 import anyio.to_thread
 import asyncpg
 from authlib.oauth2.rfc6749 import AuthorizationServer, ClientMixin, OAuth2Request
-from authlib.oauth2.rfc6749.errors import InvalidScopeError
+from authlib.oauth2.rfc6749.errors import InvalidClientError, InvalidScopeError
 from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
-from joserfc import jws
+from joserfc import jwt
+from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from carefolio.cloud.database import Pool
@@ -28,7 +29,7 @@ from carefolio.cloud.settings import settings
 from carefolio.identity import passwords, scopes, tokens
 
 # RFC 7518's asymmetric ones that SMART backend services and NHS partners use; never none, never a shared secret.
-_ASSERTION_ALGORITHMS = frozenset({"RS384", "ES384", "RS512", "ES256", "RS256", "PS256", "PS384", "PS512"})
+_ASSERTION_ALGORITHMS = ["RS384", "ES384", "RS512", "ES256", "RS256", "PS256", "PS384", "PS512"]
 _LONGEST_ASSERTION = 300
 
 
@@ -93,12 +94,12 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
         return [f"{settings().public_url}/oauth2/token", settings().public_url]
 
     def process_assertion_claims(self, assertion: str, resolve_key: Any) -> Any:
-        from authlib.oauth2.rfc6749 import InvalidClientError
-
-        header = jws.extract_compact(assertion.encode()).headers()
-        if header.get("alg") not in _ASSERTION_ALGORITHMS:
-            raise InvalidClientError(description="The assertion's algorithm is not accepted.")
-        return super().process_assertion_claims(assertion, resolve_key)
+        try:
+            token = jwt.decode(assertion, resolve_key, algorithms=_ASSERTION_ALGORITHMS)
+        except (JoseError, ValueError):
+            raise InvalidClientError(description="The assertion cannot be verified.") from None
+        self.verify_claims(token.claims)
+        return token.claims
 
     def validate_jti(self, claims: Mapping[str, Any], jti: str) -> bool:
         expires = claims["exp"]
@@ -162,5 +163,12 @@ async def token_response(
     """Status, JSON body and headers for a request to the token endpoint."""
     server = TokenServer(pool)
     request = TokenRequest(headers, form)
-    status, body, extra = await anyio.to_thread.run_sync(server.create_token_response, request)
+    try:
+        status, body, extra = await anyio.to_thread.run_sync(server.create_token_response, request)
+    except UnicodeDecodeError:
+        # Authlib reads the Basic header as UTF-8 and lets what is none pass through.
+        status, body, extra = 401, {"error": "invalid_client"}, {}
+    if body.get("error") == "invalid_client":
+        # RFC 6749 section 5.2 leaves 400 or 401; clients of the best servers look for 401.
+        status, extra = 401, {**extra, "WWW-Authenticate": 'Basic realm="carefolio-oauth2"'}
     return status, body, extra

@@ -71,6 +71,7 @@ def _map_group(group: Sequence[Segment], patient: Entry, encounter: Entry | None
                 identifier["type"] = {"coding": [{"system": system, "code": kind}]}
                 put(resource, "identifier[]", identifier)
     apply(REPORT, request, own)
+    resource.setdefault("code", _unknown())
     resource["subject"] = report.refer(patient)
     if encounter:
         resource["encounter"] = report.refer(encounter)
@@ -133,7 +134,7 @@ def _observation(segment: Segment, request: Segment, entry: Entry, context: Cont
     resource["status"] = codes.OBSERVATION_STATUS.get(segment.get(11).strip().upper(), "unknown")
     apply(OBSERVATION, segment, own)
     if "code" not in resource:
-        resource["code"] = next((c for r in request.repetitions(4) if (c := dt.concept(r, own))), {"text": "Result"})
+        resource["code"] = next((c for r in request.repetitions(4) if (c := dt.concept(r, own))), _unknown())
     if "effectiveDateTime" not in resource:
         taken = next((t for r in request.repetitions(7) if (t := dt.instant_of_day(r, own))), None)
         if taken:
@@ -148,11 +149,15 @@ def _observation(segment: Segment, request: Segment, entry: Entry, context: Cont
         resource["referenceRange"] = [band]
 
 
+def _unknown() -> dict[str, Any]:
+    """What FHIR wants where a sender says nothing."""
+    return {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "unknown"}]}
+
+
 def _value(segment: Segment, context: Context) -> dict[str, Any]:
     repetitions = segment.repetitions(5)
     if not repetitions:
-        system = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
-        return {"dataAbsentReason": {"coding": [{"system": system, "code": "unknown"}]}}
+        return {"dataAbsentReason": _unknown()}
     convert = _VALUES.get(segment.get(2).strip().upper())
     if convert and len(repetitions) == 1 and (made := convert(segment, context)):
         return made
@@ -248,11 +253,22 @@ def _attachment(segment: Segment, report: Entry, context: Context) -> None:
         kinds = [part.lower() for at in (2, 3) if (part := repetition.get(at).strip())]
         made["contentType"] = _media_type(kinds)
         data = "".join(repetition.get(5).split())
-        if repetition.get(4).strip().lower() == "base64":
+        if repetition.get(4).strip().lower() == "base64" and _is_base64(data):
             made["data"] = data
         else:
+            if repetition.get(4).strip().lower() == "base64":
+                made["contentType"] = "text/plain"
+                context.mapped.notes.append(f"{segment.place(5)}: says base64 and is none; kept as text")
             made["data"] = base64.b64encode(repetition.get(5).encode()).decode()
     report.resource.setdefault("presentedForm", []).append(made)
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _media_type(kinds: Sequence[str]) -> str:

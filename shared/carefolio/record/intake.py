@@ -16,6 +16,7 @@ from carefolio.cloud.telemetry import traceparent
 from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.hl7 import HL7Error, Message, Place, acknowledge, check, read
 from carefolio.hl7.errors import TABLE_VALUE
+from carefolio.hl7.rules import is_type
 from carefolio.identity.senders import Sender
 from carefolio.record.ids import uuid7
 
@@ -113,9 +114,8 @@ def _organisation(sender: Sender, message: Message) -> uuid.UUID:
 
 
 def _type(message: Message | None) -> str:
-    """The type as far as it is one; what is not shaped like a type may hold anything, and is not repeated."""
-    text = message.type if message else ""
-    return text if len(text) <= 7 and text.replace("^", "").isalnum() else ""
+    """The type where it is one; what is not shaped like a type may hold anything, and is not repeated."""
+    return message.type if message and is_type(message.type) else ""
 
 
 async def _store_refused(

@@ -132,7 +132,7 @@ def date_range(text: str) -> DateRange:
     match = _DATE.match(text)
     if not match:
         raise ValueError("not a date")
-    year, month, day, hour, second, fraction = match.groups()
+    year, month, day, hour, _, second, fraction, _ = match.groups()
     if hour is None:
         start = datetime(int(year), int(month or 1), int(day or 1), tzinfo=UTC)
         if day:

@@ -1,0 +1,179 @@
+"""A message is applied once, in its place in time, and leaves what it replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+from tests.conftest import Hospital, nhs, unique
+from tests.record.test_matching import Person
+
+from carefolio.cloud import database as product_database
+from carefolio.cloud.settings import settings
+from carefolio.local import load
+from carefolio.record import apply
+from carefolio.record.ids import uuid7
+
+
+@pytest.fixture(scope="module")
+async def pool(hospital: Hospital) -> AsyncIterator[asyncpg.Pool]:
+    """The product's own pool on the suite's installation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", hospital.installation.here.postgres.url)
+        settings.cache_clear()
+        yield await product_database.pool()
+        await product_database.close()
+    settings.cache_clear()
+
+
+async def stored(hospital: Hospital, pool: asyncpg.Pool, raw: bytes) -> uuid.UUID:
+    """A message as the door stores it, but not yet queued."""
+    number = uuid7()
+    await pool.execute(
+        """
+        INSERT INTO message (id, sender_id, organisation_id, control_id, digest, message_type, received_at, raw,
+                             ack_code, ack, status)
+        SELECT $1, sender.id, organisation_id, $2, $3, 'ORU^R01', $4, $5, 'AA', '', 'received'
+        FROM sender JOIN organisation ON organisation.id = organisation_id WHERE ods_code = $6
+        """,
+        number,
+        unique(),
+        number.bytes,
+        datetime.now(UTC),
+        raw,
+        hospital.ods_code,
+    )
+    return number
+
+
+async def test_deliveries_at_the_same_moment_apply_once(hospital: Hospital, pool: asyncpg.Pool) -> None:
+    number = await hospital.registered()
+    message = await stored(hospital, pool, load.report(number, unique()))
+    outcomes = await asyncio.gather(*(apply.apply_message(pool, message) for _ in range(8)))
+    assert sorted(outcome.before for outcome in outcomes) == [False] + [True] * 7
+    written = await pool.fetch("SELECT version, count(*) FROM resource WHERE message_id = $1 GROUP BY 1", message)
+    assert [(row["version"], row["count"]) for row in written if row["version"] > 1] == []
+    lines = await pool.fetchval("SELECT count(*) FROM audit WHERE message_id = $1 AND action = 'create'", message)
+    assert lines == await pool.fetchval("SELECT count(*) FROM resource WHERE message_id = $1", message)
+
+
+async def test_a_result_that_changes_is_a_new_version_and_the_old_one_stays(hospital: Hospital) -> None:
+    number = await hospital.registered()
+    order = unique("R")
+    first = load.report(number, order, results=1).decode()
+    await hospital.accepted(first.encode())
+    corrected = first.replace(f"|{order}|P|", f"|{unique()}|P|").replace("|N|||F|", "|H|||C|")
+    await hospital.accepted(corrected.encode())
+    patient = (await hospital.patient(number))["id"]
+    (observation,) = await hospital.search(f"Observation?patient={patient}")
+    assert observation["status"] == "corrected"
+    assert observation["meta"]["versionId"] == "2"
+    old = await hospital.database.fetchrow(
+        "SELECT content, valid_from, valid_to FROM resource_history WHERE id::text = $1", observation["id"]
+    )
+    assert '"status":"final"' in old["content"]
+    assert old["valid_from"] < old["valid_to"]
+
+
+async def test_what_changes_nothing_makes_no_version(hospital: Hospital) -> None:
+    number = await hospital.registered()
+    order = unique("R")
+    first = load.report(number, order).decode()
+    await hospital.accepted(first.encode())
+    await hospital.accepted(first.replace(f"|{order}|P|", f"|{unique()}|P|").encode())
+    patient = (await hospital.patient(number))["id"]
+    for observation in await hospital.search(f"Observation?patient={patient}"):
+        assert observation["meta"]["versionId"] == "1"
+
+
+async def test_a_result_that_arrives_late_does_not_replace_a_newer_one(hospital: Hospital, pool: asyncpg.Pool) -> None:
+    """Order of receipt decides, not order of delivery by the queue."""
+    number = await hospital.registered()
+    order = unique("R")
+    text = load.report(number, order, results=1).decode()
+    older = await stored(hospital, pool, text.encode())
+    newer = await stored(hospital, pool, text.replace("|N|||F|", "|H|||C|").encode())
+    for message in (newer, older):
+        assert (await apply.apply_message(pool, message)).status == "applied"
+    patient = (await hospital.patient(number))["id"]
+    (observation,) = await hospital.search(f"Observation?patient={patient}")
+    assert observation["status"] == "corrected"
+
+
+async def test_older_demographics_do_not_overwrite(hospital: Hospital) -> None:
+    number = nhs()
+    newer = Person(number, given="Newer").message("A31", "20261105090000")
+    older = Person(number, unique("L"), given="Older").message("A31", "20261104090000")
+    for message in (newer, older):
+        assert (await hospital.accepted(message))["status"] == "applied"
+    patient = await hospital.patient(number)
+    assert patient["name"][0]["given"] == ["Newer"]
+    assert len(patient["identifier"]) == 2, "an older message still adds its identifiers"
+
+
+async def test_empty_leaves_and_null_erases(hospital: Hospital) -> None:
+    number = nhs()
+    full = Person(number).message("A28", "20261101")
+    await hospital.accepted(full)
+    await hospital.accepted(Person(number).message("A31", "20261102").replace("|||1 Road^^Town^^AB1 2CD", ""))
+    assert "address" in await hospital.patient(number)
+    await hospital.accepted(Person(number).message("A31", "20261103").replace("1 Road^^Town^^AB1 2CD", '""'))
+    assert "address" not in await hospital.patient(number)
+
+
+async def test_an_admission_goes_its_way_through_the_hospital(hospital: Hospital) -> None:
+    number, visit = nhs(), unique("V")
+
+    def event(code: str, ward: str, time: str) -> str:
+        return (
+            f"MSH|^~\\&|PAS|T|||{time}||ADT^{code}|{unique()}|P|2.4\nEVN|{code}|{time}\n"
+            f"PID|1||{number}^^^NHS^NH||Fictional^Robin||19700101|F\nPV1|1|I|{ward}^1^1||||||||||||||||{visit}"
+        )
+
+    await hospital.accepted(load.registration(number, unique()))
+    seen = []
+    for code, ward, time in (
+        ("A01", "MAPLE", "20261103101000"),
+        ("A02", "CEDAR", "20261104101000"),
+        ("A03", "CEDAR", "20261105101000"),
+        ("A13", "CEDAR", "20261105111000"),
+        ("A03", "CEDAR", "20261106101000"),
+    ):
+        assert (await hospital.accepted(event(code, ward, time)))["status"] == "applied"
+        patient = (await hospital.patient(number))["id"]
+        (encounter,) = await hospital.search(f"Encounter?patient={patient}")
+        seen.append((encounter["status"], len(encounter["location"]), "end" in encounter["period"]))
+    assert seen == [
+        ("in-progress", 1, False),
+        ("in-progress", 2, False),
+        ("finished", 2, True),
+        ("in-progress", 2, False),
+        ("finished", 2, True),
+    ]
+    assert encounter["period"] == {"start": "2026-11-03T10:10:00+00:00", "end": "2026-11-06T10:10:00+00:00"}
+
+
+async def test_an_unsupported_type_is_kept_and_says_so(hospital: Hospital) -> None:
+    row = await hospital.accepted(f"MSH|^~\\&|LAB|T|||20261101||ZZZ^Z99|{unique()}|P|2.4")
+    assert (row["status"], row["reason"]) == ("unsupported", "no map for this message type yet")
+
+
+async def test_an_unexpected_error_is_tried_again_and_ends_in_review(hospital: Hospital, pool: asyncpg.Pool) -> None:
+    message = await stored(hospital, pool, load.report(await hospital.registered(), unique()))
+    ends = [
+        await apply.note_failure(
+            pool,
+            message,
+            ZeroDivisionError("secret"),
+        )
+        for _ in range(6)
+    ]
+    assert ends == [False] * 5 + [True]
+    row = await pool.fetchrow("SELECT status, reason, attempts FROM message WHERE id = $1", message)
+    assert row["status"] == "failed"
+    assert row["reason"].startswith("ZeroDivisionError")
+    assert "secret" not in row["reason"]

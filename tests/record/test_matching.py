@@ -1,0 +1,188 @@
+"""Nobody's data lands in somebody else's record: the rules of docs/matching.md, as scenarios."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from tests.conftest import Hospital, NewHospital, nhs, unique
+
+from carefolio.local import load
+
+
+@dataclass
+class Person:
+    """What a PID says."""
+
+    number: str = ""
+    local: str = ""
+    family: str = "Fictional"
+    given: str = "Robin"
+    born: str = "19700101"
+    status: str = ""
+
+    def message(self, event: str = "A31", time: str = "20261101090000") -> str:
+        status = f"{{status:{self.status}}}" if self.status else ""
+        numbers = [f"{self.number}^^^NHS^NH{status}"] if self.number else []
+        numbers += [f"{self.local}^^^T^MR"] if self.local else []
+        return (
+            f"MSH|^~\\&|PAS|T|||{time}||ADT^{event}|{unique()}|P|2.4\n"
+            f"EVN|{event}|{time}\n"
+            f"PID|1||{'~'.join(numbers)}||{self.family}^{self.given}||{self.born}|F|||1 Road^^Town^^AB1 2CD\n"
+            f"PV1|1|I|W^1^1||||||||||||||||V{unique()}"
+        )
+
+
+async def end(hospital: Hospital, message: str) -> tuple[str, str | None]:
+    row = await hospital.accepted(message)
+    return row["status"], row["reason"]
+
+
+async def test_only_a_registration_makes_a_record(hospital: Hospital) -> None:
+    person = Person(nhs())
+    assert await end(hospital, person.message("A01")) == ("held", "the patient is not known here")
+    assert await hospital.search(f"Patient?identifier={person.number}") == []
+
+
+async def test_what_waited_for_a_patient_is_applied_when_the_patient_becomes_known(hospital: Hospital) -> None:
+    person = Person(nhs())
+    first, second = person.message("A01"), person.message("A08")
+    for waiting in (first, second):
+        assert (await end(hospital, waiting))[0] == "held"
+    assert (await end(hospital, person.message("A28")))[0] == "applied"
+    for waiting in (first, second):
+        control_id = waiting.split("|")[9]
+        for _ in range(100):
+            if (await hospital.settled(control_id))["status"] == "applied":
+                break
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("it still waits")
+
+
+async def test_a_sender_may_be_allowed_to_create(new_hospital: NewHospital) -> None:
+    hospital = await new_hospital("--allow", "127.0.0.1", "--auto-create")
+    assert (await end(hospital, Person(nhs()).message("A01")))[0] == "applied"
+
+
+@pytest.mark.parametrize("person", [Person(family=""), Person(given="")])
+async def test_a_record_needs_a_name(hospital: Hospital, person: Person) -> None:
+    person.number = nhs()
+    status, reason = await end(hospital, person.message())
+    assert status == "held"
+    assert "PID-5" in (reason or "")
+
+
+async def test_a_local_number_finds_the_record(hospital: Hospital) -> None:
+    person = Person(nhs(), unique("L"))
+    await end(hospital, person.message())
+    assert (await end(hospital, Person(local=person.local).message("A08")))[0] == "applied"
+
+
+async def test_a_local_number_of_another_organisation_is_another_number(
+    hospital: Hospital, new_hospital: NewHospital
+) -> None:
+    local = unique("L")
+    one, two = Person(nhs(), local), Person(nhs(), local, family="Other", born="19800202")
+    other = await new_hospital()
+    assert (await end(hospital, one.message()))[0] == "applied"
+    assert (await end(other, two.message()))[0] == "applied"
+    assert (await hospital.patient(one.number))["name"][0]["family"] == "Fictional"
+    assert (await other.patient(two.number))["name"][0]["family"] == "Other"
+
+
+async def test_identifiers_that_point_at_two_records_are_held(hospital: Hospital) -> None:
+    one, two = Person(nhs(), unique("L")), Person(nhs(), unique("L"))
+    await end(hospital, one.message())
+    await end(hospital, two.message())
+    mixed = Person(one.number, two.local)
+    assert await end(hospital, mixed.message()) == ("held", "the identifiers point at two records")
+    assert len((await hospital.patient(one.number))["identifier"]) == 2
+
+
+async def test_two_nhs_numbers_in_one_message_are_held(hospital: Hospital) -> None:
+    one, two = nhs(), nhs()
+    message = Person(one).message().replace("^NHS^NH|", f"^NHS^NH~{two}^^^NHS^NH|")
+    assert await end(hospital, message) == ("held", "two different national numbers in one message")
+
+
+async def test_another_date_of_birth_is_held(hospital: Hospital) -> None:
+    person = Person(nhs())
+    await end(hospital, person.message())
+    stranger = Person(person.number, born="19700102")
+    assert await end(hospital, stranger.message("A08")) == (
+        "held",
+        "the date of birth differs from the record's (PID-7)",
+    )
+    assert (await hospital.patient(person.number))["birthDate"] == "1970-01-01"
+
+
+async def test_a_registration_may_correct_the_date_of_birth_of_the_same_family_name(hospital: Hospital) -> None:
+    person = Person(nhs())
+    await end(hospital, person.message())
+    assert (await end(hospital, Person(person.number, born="19700201").message("A31", "20261102")))[0] == "applied"
+    assert (await hospital.patient(person.number))["birthDate"] == "1970-02-01"
+    other = Person(person.number, family="Somebodyelse", born="19800101")
+    assert (await end(hospital, other.message("A31", "20261103")))[0] == "held"
+
+
+async def test_another_organisation_must_agree_on_the_date_of_birth(
+    hospital: Hospital, new_hospital: NewHospital
+) -> None:
+    person = Person(nhs())
+    await end(hospital, person.message())
+    other = await new_hospital()
+    assert (await end(other, Person(person.number, born="19990909").message("A31")))[0] == "held"
+    assert await other.search(f"Patient?identifier={person.number}") == []
+
+
+async def test_an_incomplete_date_of_birth_that_agrees_is_no_conflict(hospital: Hospital) -> None:
+    person = Person(nhs())
+    await end(hospital, person.message())
+    assert (await end(hospital, Person(person.number, born="1970").message("A08")))[0] == "applied"
+
+
+@pytest.mark.parametrize("status", ["02", "03"])
+async def test_an_unverified_nhs_number_makes_no_record_and_finds_none(hospital: Hospital, status: str) -> None:
+    person = Person(nhs())
+    assert (await end(hospital, Person(person.number, unique("L"), status=status).message()))[0] == "held"
+    await end(hospital, person.message())
+    assert (await end(hospital, Person(person.number, status=status).message("A08")))[0] == "held"
+
+
+async def test_an_nhs_number_that_fails_its_check_is_kept_as_text_and_finds_nobody(hospital: Hospital) -> None:
+    number = nhs()
+    wrong = number[:-1] + str((int(number[-1]) + 1) % 10)
+    person = Person(wrong, unique("L"))
+    row = await hospital.accepted(person.message())
+    assert row["status"] == "applied"
+    assert "Modulus 11" in row["notes"][0]
+    assert await hospital.search(f"Patient?identifier=https://fhir.nhs.uk/Id/nhs-number|{wrong}") == []
+
+
+async def test_a_hundred_first_messages_at_once_make_one_record(hospital: Hospital) -> None:
+    person = Person(nhs(), unique("L"))
+    messages = [person.message() for _ in range(20)]
+    assert {status for status, _ in await asyncio.gather(*(end(hospital, message) for message in messages))} == {
+        "applied"
+    }
+    records = await hospital.database.fetchval(
+        "SELECT count(DISTINCT patient_id) FROM patient_identifier WHERE value = ANY($1)",
+        [person.number, person.local],
+    )
+    assert records == 1
+
+
+async def test_a_message_about_two_people_at_once_never_mixes_them(hospital: Hospital) -> None:
+    """Many patients, each with many messages, all at once: every result is in its own record."""
+    numbers = [nhs() for _ in range(5)]
+    await asyncio.gather(*(end(hospital, Person(number).message()) for number in numbers))
+    orders = [(number, unique("R")) for number in numbers for _ in range(8)]
+    await asyncio.gather(*(hospital.accepted(load.report(number, order)) for number, order in orders))
+    for number in numbers:
+        patient = (await hospital.patient(number))["id"]
+        reports = await hospital.search(f"DiagnosticReport?patient={patient}&_count=100")
+        fillers = {identifier["value"] for report in reports for identifier in report["identifier"]}
+        expected = {f"{letter}{order}" for owner, order in orders if owner == number for letter in "FP"}
+        assert fillers == expected
