@@ -26,6 +26,9 @@ import aiohttp
 import asyncpg
 import pytest
 
+from carefolio.cloud import closing
+from carefolio.cloud import database as product_database
+from carefolio.cloud.settings import settings
 from carefolio.hl7 import Message, read
 from carefolio.local import load
 from carefolio.local.installation import Installation
@@ -175,6 +178,18 @@ async def database(installation: Running) -> AsyncIterator[asyncpg.Pool]:
     """The installation's own database, for what no door shows."""
     async with asyncpg.create_pool(installation.here.postgres.url, min_size=1, max_size=4) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+async def pool(installation: Running) -> AsyncIterator[asyncpg.Pool]:
+    """The product's own pool in this process, which then belongs to the installation."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in installation.here.environment().items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        yield await product_database.pool()
+        await closing.close_all()
+    settings.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,10 @@ def decoded(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return tuple(json.loads(base64.urlsafe_b64decode(part + "==")) for part in (header, claims))  # type: ignore[return-value]
 
 
+def encoded(part: bytes) -> str:
+    return base64.urlsafe_b64encode(part).decode().rstrip("=")
+
+
 async def test_client_credentials_give_a_token_of_ten_minutes(hospital: Hospital) -> None:
     authorization = basic(hospital.client["client_id"], hospital.client["client_secret"])
     reply = await token(hospital, {"grant_type": "client_credentials"}, Authorization=authorization)
@@ -156,7 +160,7 @@ async def test_assertions_that_are_not_good(hospital: Hospital, signing_client: 
 
 async def test_an_unsigned_assertion_is_refused(hospital: Hospital, signing_client: Signer) -> None:
     form = signing_client()
-    head = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
+    head = encoded(b'{"alg":"none"}')
     form["client_assertion"] = f"{head}.{form['client_assertion'].split('.')[1]}."
     assert (await token(hospital, form)).status == 401
 
@@ -168,9 +172,9 @@ async def test_a_forged_token_opens_nothing(hospital: Hospital) -> None:
     kid = decoded(good)[0]["kid"]
     forged = [
         f"{header}.{claims}.{signature[:-4]}AAAA",
-        f"{base64.urlsafe_b64encode(b'{}').decode().rstrip('=')}.{claims}.{signature}",
+        f"{encoded(b'{}')}.{claims}.{signature}",
         jwt.encode({"alg": "ES256", "typ": "at+jwt", "kid": kid}, decoded(good)[1], stranger),
-        f"{base64.urlsafe_b64encode(json.dumps({'alg': 'none', 'typ': 'at+jwt'}).encode()).decode().rstrip('=')}.{claims}.",
+        encoded(b'{"alg":"none","typ":"at+jwt"}') + f".{claims}.",
         good + ".x",
         "a.b.c",
     ]

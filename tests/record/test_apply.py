@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import asyncpg
-import pytest
 from tests.conftest import Hospital, nhs, unique
 from tests.record.test_matching import Person
 
-from carefolio.cloud import database as product_database
-from carefolio.cloud.settings import settings
 from carefolio.local import load
 from carefolio.record import apply
 from carefolio.record.ids import uuid7
-
-
-@pytest.fixture(scope="module")
-async def pool(hospital: Hospital) -> AsyncIterator[asyncpg.Pool]:
-    """The product's own pool on the suite's installation."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", hospital.installation.here.postgres.url)
-        settings.cache_clear()
-        yield await product_database.pool()
-        await product_database.close()
-    settings.cache_clear()
 
 
 async def stored(hospital: Hospital, pool: asyncpg.Pool, raw: bytes) -> uuid.UUID:

@@ -72,9 +72,9 @@ async def _leave_as_it_is(_: asyncpg.Connection) -> None:
 class _Traced(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose statements are spans; only their text is told, never a value."""
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
         with span("sql", **_statement(query)):
-            return str(await super().execute(query, *args, timeout=timeout))
+            return str(await super().execute(query, *args, **options))
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> list[asyncpg.Record]:
         with span("sql", **_statement(query)):
@@ -89,7 +89,7 @@ class _Traced(asyncpg.Connection):  # type: ignore[misc]
             return await super().fetchval(query, *args, **options)
 
 
-def _statement(query: str) -> dict[str, str | int]:
+def _statement(query: str) -> dict[str, Any]:
     return {"db.system.name": "postgresql", "db.query.text": " ".join(query.split())[:500]}
 
 

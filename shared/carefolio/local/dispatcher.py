@@ -94,17 +94,21 @@ class Dispatcher:
         """Wake at each publication; and every second look at everything, for what came while nobody listened."""
         while True:
             connection: asyncpg.Connection | None = None
-            with contextlib.suppress(*database.UNAVAILABLE):
+            try:
                 connection = await database.connect()
                 await connection.add_listener("queue", lambda *_: self._wake.set())
-            for _ in range(60):
-                self._seen = 0
-                self._wake.set()
-                await asyncio.sleep(1)
-                if connection is None or connection.is_closed():
-                    break
-            if connection is not None:
-                connection.terminate()
+            except database.UNAVAILABLE as error:
+                log(Event.UNAVAILABLE, function="dispatcher", error=type(error).__name__)
+            try:
+                for _ in range(60):
+                    self._seen = 0
+                    self._wake.set()
+                    await asyncio.sleep(1)
+                    if connection is None or connection.is_closed():
+                        break
+            finally:
+                if connection is not None:
+                    connection.terminate()
 
     async def _fetch(self) -> None:
         while True:

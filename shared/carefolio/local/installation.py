@@ -47,21 +47,23 @@ class Installation:
 
     def enter(self) -> None:
         """Point this process, and those that it starts, at the installation; what is set already stays."""
-        keys = self.home / "secrets" / _PUSH_KEYS
-        wanted = {
+        for name, value in self.environment().items():
+            if name != "DATABASE_URL" or not os.environ.get("CLOUD_SQL_INSTANCE"):
+                os.environ.setdefault(name, value)
+        settings.cache_clear()
+
+    def environment(self) -> dict[str, str]:
+        """The settings (carefolio.cloud.settings) of its processes."""
+        return {
+            "DATABASE_URL": self.postgres.url,
             "ENVIRONMENT": "local",
             "PUBLIC_URL": self.url,
             "SECRETS_DIR": str(self.home / "secrets"),
             "PUSH_ISSUER": "https://dispatcher.local",
             "PUSH_AUDIENCE": "https://internal.local",
             "PUSH_SERVICE_ACCOUNT": "dispatcher@local",
-            "PUSH_KEYS": str(keys),
+            "PUSH_KEYS": str(self.home / "secrets" / _PUSH_KEYS),
         }
-        if not os.environ.get("CLOUD_SQL_INSTANCE"):
-            wanted["DATABASE_URL"] = self.postgres.url
-        for name, value in wanted.items():
-            os.environ.setdefault(name, value)
-        settings.cache_clear()
 
     def make_secrets(self) -> None:
         """Make the keys that an installation needs, where they are not there yet."""

@@ -1,0 +1,165 @@
+"""The command ``carefolio``: what an administrator types, and one sentence where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.conftest import CLI, Hospital, Running, nhs, unique
+
+from carefolio.local import load
+
+
+def ods() -> str:
+    return unique("Q")
+
+
+def test_an_organisation_with_team_sender_and_client(installation: Running) -> None:
+    code = ods()
+    made = json.loads(installation.cli("organisation", "add", code.lower(), "A Hospital", "--json").stdout)
+    assert made["ods_code"] == code
+    team = json.loads(installation.cli("team", "add", "Renal", "--organisation", code, "--json").stdout)
+    assert team["name"] == "Renal"
+    sender = json.loads(
+        installation.cli(
+            "sender", "add", unique("lab"), "--organisation", code, "--team", "Renal",
+            "--allow", "192.0.2.0/24", "--allow", "2001:db8::/32", "--json",
+        ).stdout
+    )  # fmt: skip
+    assert set(sender) >= {"username", "password"}
+    client = json.loads(
+        installation.cli("client", "add", "app", "--organisation", code, "--scope", "system/*.rs", "--json").stdout
+    )
+    assert set(client) >= {"client_id", "client_secret"}
+
+
+async def test_secrets_are_stored_as_argon2id_only(hospital: Hospital) -> None:
+    stored = await hospital.database.fetchrow(
+        "SELECT password_hash, to_jsonb(sender)::text AS whole FROM sender WHERE username = $1",
+        hospital.sender["username"],
+    )
+    assert stored["password_hash"].startswith("$argon2id$")
+    assert hospital.sender["password"] not in stored["whole"]
+    stored = await hospital.database.fetchval(
+        "SELECT to_jsonb(client)::text FROM client WHERE id = $1", hospital.client["client_id"]
+    )
+    assert hospital.client["client_secret"] not in stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["organisation", "add", "!!", "X"], "an ODS code has"),
+        (["organisation", "add", "RX1", " "], "a name has"),
+        (["team", "add", "T", "--organisation", "NOSUCH"], "there is no organisation NOSUCH"),
+        (["sender", "add", "s", "--organisation", "NOSUCH", "--allow", "10.0.0.0/8"], "there is no organisation"),
+        (["sender", "add", "s", "--organisation", "X", "--allow", "10.0.0.1/8"], "not a network"),
+        (["sender", "add", "s", "--organisation", "X", "--allow", "10.0.0.0/8", "--partner"], "needs --permit"),
+        (["sender", "add", "s", "--organisation", "X", "--allow", "10.0.0.0/8", "--permit", "A=B"], "--partner"),
+        (["client", "add", "c", "--organisation", "X", "--scope", "everything"], "not a scope: everything"),
+        (["client", "add", "c", "--organisation", "X", "--scope", ""], "at least one scope"),
+        (["message", "show", "nonsense"], "not the id of a message"),
+        (["message", "show", "00000000-0000-0000-0000-000000000000"], "there is no such message"),
+        (["message", "list", "--status", "nonsense"], "--status is one of"),
+        (["message", "replay"], "name messages"),
+        (["hl7", "map"], "name a file"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(installation: Running, arguments: list[str], says: str) -> None:
+    done = installation.cli(*arguments, check=False)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert done.stderr.startswith("carefolio: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_same_organisation_twice(installation: Running) -> None:
+    code = ods()
+    installation.cli("organisation", "add", code, "One")
+    again = installation.cli("organisation", "add", code, "Two", check=False)
+    assert "there is an organisation" in again.stderr
+
+
+def test_private_keys_are_not_taken(installation: Running, hospital: Hospital, tmp_path: Path) -> None:
+    from joserfc.jwk import ECKey
+
+    keys = tmp_path / "keys.json"
+    for held in ({"keys": [ECKey.generate_key("P-256").as_dict(private=True)]}, {"keys": []}, [], {"keys": [{}]}):
+        keys.write_text(json.dumps(held))
+        done = installation.cli(
+            "client", "add", "c", "--organisation", hospital.ods_code, "--scope", "system/*.rs", "--jwks", str(keys),
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "JWK" in done.stderr
+
+
+async def test_messages_are_listed_shown_and_replayed(hospital: Hospital, installation: Running) -> None:
+    number = nhs()
+    held = await hospital.accepted(load.report(number, control_id := unique()))
+    assert held["status"] == "held"
+    listed = json.loads(installation.cli("message", "list", "--control-id", control_id, "--json").stdout)
+    assert [row["id"] for row in listed] == [str(held["id"])]
+    assert listed[0]["reason"] == "the patient is not known here"
+    assert control_id in installation.cli("message", "list", "--status", "held").stdout
+    shown = json.loads(installation.cli("message", "show", str(held["id"]), "--json").stdout)
+    assert number in shown["raw"]
+    assert await hospital.database.fetchval(
+        "SELECT count(*) FROM audit WHERE action = 'read-message' AND message_id = $1", held["id"]
+    )
+    replayed = json.loads(installation.cli("message", "replay", str(held["id"]), "--json").stdout)
+    assert replayed == {"replayed": [str(held["id"])]}
+    assert (await hospital.settled(control_id))["status"] == "held"
+
+
+async def test_an_unsupported_message_can_be_replayed(hospital: Hospital, installation: Running) -> None:
+    row = await hospital.accepted(f"MSH|^~\\&|LAB|T|||20261101||ZZZ^Z99|{unique()}|P|2.4")
+    assert row["status"] == "unsupported"
+    listed = json.loads(installation.cli("message", "list", "--status", "unsupported", "--json").stdout)
+    assert str(row["id"]) in [message["id"] for message in listed]
+    replayed = json.loads(installation.cli("message", "replay", str(row["id"]), "--json").stdout)
+    assert replayed == {"replayed": [str(row["id"])]}
+
+
+async def test_what_is_applied_is_not_replayed(hospital: Hospital, installation: Running) -> None:
+    row = await hospital.accepted(load.registration(nhs(), unique()))
+    assert json.loads(installation.cli("message", "replay", str(row["id"]), "--json").stdout) == {"replayed": []}
+
+
+def test_map_needs_no_installation(tmp_path: Path) -> None:
+    file = tmp_path / "m.hl7"
+    file.write_bytes(load.report("9990001103", "1"))
+    bad = tmp_path / "bad.hl7"
+    bad.write_text("rubbish")
+    batch = tmp_path / "batch.hl7"
+    batch.write_bytes(b"BHS|^~\\&|A\r" + load.registration("9990001103", "1") + b"BTS|1\r")
+    environment = {**os.environ, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
+
+    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run([CLI, "hl7", "map", *arguments], capture_output=True, text=True, input=stdin,
+                              env=environment, check=False)  # fmt: skip
+
+    assert json.loads(run(str(file)).stdout)["resourceType"] == "Bundle"
+    lines = run("--jsonl", stdin=f"{file}\n{bad}\n{tmp_path}/missing\n{batch}\n").stdout.splitlines()
+    kinds = [type(made).__name__ + ("!" if "error" in made else "") for made in map(json.loads, lines)]
+    assert kinds == ["dict", "dict!", "dict!", "list"]
+    refused = run(str(bad))
+    assert refused.returncode == 1
+    assert "MSH" in refused.stderr
+
+
+def test_without_an_installation_it_says_so(tmp_path: Path) -> None:
+    environment = {**os.environ, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
+    done = subprocess.run([CLI, "message", "list"], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "run scripts/up" in done.stderr
+    (tmp_path / "nothing").mkdir()
+    done = subprocess.run([CLI, "message", "list"], capture_output=True, text=True, env=environment, check=False)
+    assert "is scripts/up running?" in done.stderr
+
+
+def test_migrate_is_idempotent(installation: Running) -> None:
+    assert installation.cli("migrate").stdout.startswith("schema 0")
