@@ -34,6 +34,8 @@ from carefolio.local import load
 from carefolio.local.installation import Installation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# As the suite found it: the fixture `pool` changes this process's own.
+ENVIRONMENT = dict(os.environ)
 CLI = Path(sys.executable).with_name("carefolio")
 
 
@@ -118,7 +120,7 @@ def running(home: Path, *options: str, port: int | None = None, **environment: s
     collector = Collector()
     here = Installation(home, port or free_port())
     settings = {
-        **{name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "GOOGLE_CLOUD_PROJECT")},
+        **ENVIRONMENT,
         "CAREFOLIO_HOME": str(home),
         "PORT": str(here.port),
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,

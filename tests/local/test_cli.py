@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.conftest import CLI, Hospital, Running, nhs, unique
+from tests.conftest import CLI, ENVIRONMENT, Hospital, Running, nhs, unique
 
 from carefolio.local import load
 
@@ -136,7 +135,7 @@ def test_map_needs_no_installation(tmp_path: Path) -> None:
     bad.write_text("rubbish")
     batch = tmp_path / "batch.hl7"
     batch.write_bytes(b"BHS|^~\\&|A\r" + load.registration("9990001103", "1") + b"BTS|1\r")
-    environment = {**os.environ, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
+    environment = {**ENVIRONMENT, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run([CLI, "hl7", "map", *arguments], capture_output=True, text=True, input=stdin,
@@ -152,7 +151,7 @@ def test_map_needs_no_installation(tmp_path: Path) -> None:
 
 
 def test_without_an_installation_it_says_so(tmp_path: Path) -> None:
-    environment = {**os.environ, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
+    environment = {**ENVIRONMENT, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
     done = subprocess.run([CLI, "message", "list"], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 1
     assert "run scripts/up" in done.stderr

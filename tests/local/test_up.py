@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -17,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from tests.conftest import Hospital, Running, basic, free_port, nhs, running, unique
+from tests.conftest import ENVIRONMENT, Hospital, Running, basic, free_port, nhs, running, unique
 
 from carefolio.local import load
 
@@ -28,7 +27,7 @@ def up(home: Path, port: int, *options: str, **environment: str) -> subprocess.C
     """Start it where it cannot start."""
     return subprocess.run(
         [sys.executable, "-m", "carefolio.local.up", *options],
-        env={**os.environ, "CAREFOLIO_HOME": str(home), "PORT": str(port), **environment},
+        env={**ENVIRONMENT, "CAREFOLIO_HOME": str(home), "PORT": str(port), **environment},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -24,7 +24,8 @@ from carefolio.cloud.closing import close_all
 from carefolio.local.installation import REPOSITORY, Installation, installation
 
 FUNCTIONS = REPOSITORY / "functions"
-_LONGEST_WAIT = 25
+# Longer than any client keeps an idle connection (the load balancer: 600 s), so that none sends into a closing one.
+_KEEP_ALIVE = 620
 
 
 def url_map() -> dict[str, list[str]]:
@@ -67,7 +68,7 @@ async def _serve(front: Front, **where: Any) -> None:
 
     config = uvicorn.Config(
         front, log_config=None, access_log=False, lifespan="off", server_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=10, backlog=1024, **where,
+        timeout_graceful_shutdown=10, backlog=1024, timeout_keep_alive=_KEEP_ALIVE, **where,
     )  # fmt: skip
     server = uvicorn.Server(config)
     stop_at_hang_up(functools.partial(setattr, server, "should_exit", True))
