@@ -93,22 +93,20 @@ class Dispatcher:
     async def _listen(self) -> None:
         """Wake at each publication; and every second look at everything, for what came while nobody listened."""
         while True:
-            connection: asyncpg.Connection | None = None
             try:
                 connection = await database.connect()
-                await connection.add_listener("queue", lambda *_: self._wake.set())
             except database.UNAVAILABLE as error:
                 log(Event.UNAVAILABLE, function="dispatcher", error=type(error).__name__)
+                await asyncio.sleep(1)
+                continue
             try:
-                for _ in range(60):
+                await connection.add_listener("queue", lambda *_: self._wake.set())
+                while not connection.is_closed():
                     self._seen = 0
                     self._wake.set()
                     await asyncio.sleep(1)
-                    if connection is None or connection.is_closed():
-                        break
             finally:
-                if connection is not None:
-                    connection.terminate()
+                connection.terminate()
 
     async def _fetch(self) -> None:
         while True:
