@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
-import asyncpg
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
@@ -105,6 +104,8 @@ class Dispatcher:
                     self._seen = 0
                     self._wake.set()
                     await asyncio.sleep(1)
+            except database.UNAVAILABLE as error:
+                log(Event.UNAVAILABLE, function="dispatcher", error=type(error).__name__)
             finally:
                 connection.terminate()
 
