@@ -88,15 +88,13 @@ async def everything(request: Request) -> Response:
     for name in query:
         if name not in ("_count", "_cursor", "_format"):
             raise search.SearchError(name, "not a parameter of $everything here")
-    count = query.get("_count", str(search.MAX_COUNT))
-    if not count.isdigit() or not 1 <= int(count) <= search.MAX_COUNT:
-        raise search.SearchError("_count", f"a number from 1 to {search.MAX_COUNT}")
+    count = search.read_count(query.get("_count", str(search.MAX_COUNT)))
     patient = _uuid(request.path_params["id"])
     page = None
     if patient:
         with span("everything"):
             page = await search.everything(
-                await database.pool(), _reader(token), patient, int(count), query.get("_cursor", "")
+                await database.pool(), _reader(token), patient, count, query.get("_cursor", "")
             )
     if page is None:
         raise HTTPException(404, "no such Patient, or not for this reader")

@@ -18,12 +18,12 @@ from carefolio.cloud import database
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
-from carefolio.cloud.telemetry import Event, log, span
+from carefolio.cloud.telemetry import Event, log, span, where
 from carefolio.hl7 import batch_answer, is_batch, soap, split_batch
 from carefolio.hl7.reader import MAX_BYTES
 from carefolio.identity.senders import RefusedError, Sender, authenticate
 from carefolio.record.ids import uuid7
-from carefolio.record.intake import Answer, take_in
+from carefolio.record.intake import Answer, refusal_of_ours, take_in
 
 _MEDIA_TYPES = re.compile(
     r"(application/hl7-v2|text/plain|x-application/hl7-v2\+er7|application/octet-stream)\b", re.IGNORECASE
@@ -77,10 +77,15 @@ async def _answer(request: Request, sender: Sender, raw: bytes) -> bytes:
 
 async def _take_in(request: Request, sender: Sender, raw: bytes) -> Answer:
     remote = request.client.host if request.client else ""
+    now = datetime.now(UTC)
     with span("take in"):
-        answer = await take_in(
-            await database.pool(), sender, raw, remote, datetime.now(UTC), production=settings().production
-        )
+        try:
+            answer = await take_in(await database.pool(), sender, raw, remote, now, production=settings().production)
+        except database.UNAVAILABLE:
+            raise
+        except Exception as error:
+            log(Event.UNEXPECTED, function="hl7", error=type(error).__name__, where=where(error))
+            return refusal_of_ours(raw, now)
     log(
         Event.MESSAGE_ANSWERED,
         message_id=answer.message_id,

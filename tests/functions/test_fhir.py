@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -101,7 +102,9 @@ async def test_search_by_post_is_the_same(hospital: Hospital) -> None:
 @pytest.mark.parametrize(
     "query",
     ["nosuch=1", "patient", "patient=", "date=yesterday", "_count=0", "_count=x", "_sort=nosuch", "_cursor=rubbish",
-     "code:wrong=1", "date=2026-13-45", "_total=some", "date=ge", "_count=99999999999999999999"],
+     "code:wrong=1", "date=2026-13-45", "_total=some", "date=ge", "_count=99999999999999999999",
+     "_count=%C2%B2", "_count=" + "9" * 5000,
+     "_cursor=" + base64.urlsafe_b64encode(b"0001-01-01T00:00:00+23:59|" + b"0" * 32).decode().rstrip("=")],
 )  # fmt: skip
 async def test_a_search_that_cannot_be_answered_says_why(hospital: Hospital, query: str) -> None:
     reply = await hospital.get(f"Observation?{query}")
@@ -216,3 +219,22 @@ async def test_what_is_not_there(hospital: Hospital) -> None:
     token = await hospital.authorize()
     deleted = await hospital.request("DELETE", "/fhir/R4/Patient/1", headers={"Authorization": f"Bearer {token}"})
     assert deleted.status == 405
+
+
+@pytest.mark.parametrize("path", ["Patient?identifier=%00", "Observation?code=a%00b", "Patient?_id=%00", "Patient/%00"])
+async def test_nul_harms_nobody(hospital: Hospital, path: str) -> None:
+    assert (await hospital.get(path)).status in (200, 400, 404)
+
+
+@pytest.mark.parametrize("date", ["le9999-12-31", "ge0001-01-01", "9999", "0001-01-01T00:00:00+14:00"])
+async def test_the_ends_of_the_calendar(hospital: Hospital, date: str) -> None:
+    assert (await hospital.get(f"Observation?date={date.replace('+', '%2B')}")).status in (200, 400)
+
+
+async def test_a_day_is_a_day_in_london(hospital: Hospital) -> None:
+    number = await hospital.registered()
+    text = load.report(number, unique("R")).decode().replace("20261102090000", "20260701003000")
+    await hospital.accepted(text.encode())
+    patient = (await hospital.patient(number))["id"]
+    assert len(await hospital.search(f"Observation?patient={patient}&date=2026-07-01")) == 4
+    assert await hospital.search(f"Observation?patient={patient}&date=2026-06-30") == []

@@ -252,3 +252,47 @@ async def test_every_shared_message_gets_an_ack_or_a_clear_refusal(
     with capsys.disabled():
         for family, ends in sorted(outcomes.items()):
             print(f"\n  {family:<12}", *(f"{status} {count}" for status, count in sorted(ends.items())), end="")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (("|20261101090000||", "|20991231||"), "MSH-7"),
+        (("^MR||", "^MR~" + "~".join(["x^^^A^MR"] * 1001) + "||"), "PID"),
+        (("^^^LOAD^MR", "9" * 300 + "^^^LOAD^MR"), "PID-3[2]"),
+    ],
+)
+async def test_what_would_harm_later_is_refused_now(hospital: Hospital, change: tuple[str, str], place: str) -> None:
+    text = load.registration(nhs(), unique()).decode()
+    assert change[0] in text
+    reply = await hospital.post(text.replace(*change).encode())
+    assert reply.code == "AR"
+    assert f"|{place}: " in reply.body.decode()
+
+
+async def test_a_control_character_in_an_escape_stays_as_it_was_sent(hospital: Hospital) -> None:
+    number = nhs()
+    text = load.registration(number, unique() + "\\X00\\").decode().replace("^Robin^", "^Ro\\X00\\bin^")
+    reply = await hospital.post(text.encode())
+    assert reply.code == "AA"
+    assert b"\x00" not in reply.body
+    for _ in range(100):
+        if found := await hospital.search(f"Patient?identifier={number}"):
+            break
+        await asyncio.sleep(0.05)
+    assert found[0]["name"][0]["given"] == ["Ro\\X00\\bin"]
+
+
+async def test_the_answer_in_an_envelope_is_xml_whatever_was_sent(hospital: Hospital) -> None:
+    headers = {"Authorization": basic(hospital.sender["username"], hospital.sender["password"])}
+    message = load.registration(nhs(), unique()).replace(b"|PAS|", b"|P\\X01\\AS]]&lt;|")
+    reply = await hospital.request("POST", "/services/hl7", data=envelope(message), headers=headers)
+    assert ElementTree.fromstring(reply.body).find(f"{SOAP}Body") is not None
+
+
+async def test_a_reused_id_is_flagged_even_where_both_are_held(hospital: Hospital) -> None:
+    control_id = unique()
+    first = await hospital.accepted(load.report(nhs(), control_id))
+    second = await hospital.accepted(load.report(nhs(), control_id))
+    assert (first["status"], first["control_id_reused"]) == ("held", False)
+    assert (second["status"], second["control_id_reused"]) == ("held", True)

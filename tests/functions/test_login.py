@@ -73,6 +73,8 @@ async def test_more_than_the_client_has_is_refused(hospital: Hospital, scope: st
         ({"grant_type": "client_credentials"}, "Basic !!!!", 401, "invalid_client"),
         ({"grant_type": "client_credentials"}, "Basic " + base64.b64encode(b"\xff\xfe:\xff").decode(), 401,
          "invalid_client"),
+        ({"grant_type": "client_credentials"}, basic("a\x00b", "c"), 401, "invalid_client"),
+        ({"grant_type": "client_credentials"}, "Basic \xe9", 401, "invalid_client"),
         ({"grant_type": "password"}, "", 400, "unsupported_grant_type"),
         ({}, "", 400, "unsupported_grant_type"),
         ({"grant_type": "client_credentials", "client_assertion_type": ASSERTION, "client_assertion": "x.y.z"}, "",
@@ -153,6 +155,9 @@ async def test_assertions_that_are_not_good(hospital: Hospital, signing_client: 
         {"sub": "somebody"},
         {"sub": 7},
         {"jti": 7},
+        {"jti": "a\x00b"},
+        {"sub": "a\x00b", "iss": "a\x00b"},
+        {"sub": hospital.client["client_id"], "iss": hospital.client["client_id"]},
     ):
         reply = await token(hospital, signing_client(**claims))
         assert (reply.status, reply.json["error"]) == (401, "invalid_client"), claims

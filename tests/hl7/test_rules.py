@@ -12,6 +12,9 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PID = "PID|1||9434765919^^^NHS^NH||Jones^Ada||19510203|F"
 
 
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
 def header(kind: str, **fields: str) -> str:
     values = {"7": "20260301120000", "10": "id-1", "11": "P"} | fields
     return f"MSH|^~\\&|PAS|RRV|CAREFOLIO||{values['7']}||{kind}|{values['10']}|{values['11']}|2.4"
@@ -41,19 +44,19 @@ def header(kind: str, **fields: str) -> str:
 )
 def test_refusals_name_the_place(lines: list[str], error: str) -> None:
     with pytest.raises(HL7Error) as caught:
-        check(read("\r".join(lines).encode()), production=True)
+        check(read("\r".join(lines).encode()), NOW, production=True)
     assert str(caught.value).startswith(error)
 
 
 def test_only_production_messages_in_production() -> None:
     training = read((header("ADT^A28", **{"11": "T"}) + "\r" + PID).encode())
-    check(training, production=False)
+    check(training, NOW, production=False)
     with pytest.raises(HL7Error, match="MSH-11"):
-        check(training, production=True)
+        check(training, NOW, production=True)
 
 
 def test_types_without_rules_pass_with_a_good_header() -> None:
-    check(read(header("ORM^O01").encode()), production=True)
+    check(read(header("ORM^O01").encode()), NOW, production=True)
 
 
 def test_acceptance_echoes_the_control_id_and_turns_sender_and_receiver_round() -> None:
@@ -69,7 +72,7 @@ def test_acceptance_echoes_the_control_id_and_turns_sender_and_receiver_round() 
 def test_refusal_names_segment_field_and_reason_without_patient_data() -> None:
     refused = read((header("ADT^A28") + "\rPID|1||1^^^X^MR||Unusualname^Ada||1951020").encode())
     with pytest.raises(HL7Error) as caught:
-        check(refused, production=True)
+        check(refused, NOW, production=True)
     text = acknowledge(refused, "AR", NOW, "ack-1", caught.value)
     error = read(text).first("ERR")
     assert error is not None

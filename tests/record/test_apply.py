@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime
 
 import asyncpg
+import pytest
 from tests.conftest import Hospital, nhs, unique
 from tests.record.test_matching import Person
 
@@ -162,3 +163,67 @@ async def test_an_unexpected_error_is_tried_again_and_ends_in_review(hospital: H
     assert row["status"] == "failed"
     assert row["reason"].startswith("ZeroDivisionError")
     assert "secret" not in row["reason"]
+
+
+async def test_a_newer_message_that_says_the_same_still_moves_the_clock(hospital: Hospital) -> None:
+    number = nhs()
+    for name, time in (("Ten", "20261103100000"), ("Ten", "20261103120000"), ("Eleven", "20261103110000")):
+        await hospital.accepted(Person(number, given=name).message("A31", time))
+    patient = await hospital.patient(number)
+    assert patient["name"][0]["given"] == ["Ten"]
+    assert patient["meta"]["versionId"] == "1"
+
+
+async def test_each_field_keeps_and_erases_its_own(hospital: Hospital) -> None:
+    number = nhs()
+
+    def message(name: str, home: str, work: str, time: str) -> str:
+        return (
+            f"MSH|^~\\&|PAS|T|||{time}||ADT^A31|{unique()}|P|2.4\nEVN|A31|{time}\n"
+            f"PID|1||{number}^^^NHS^NH||{name}||19700101|F|||||{home}|{work}"
+        )
+
+    async def values(key: str) -> list[str]:
+        return [contact["value"] for contact in (await hospital.patient(number)).get(key, [])]
+
+    await hospital.accepted(message("Fictional^Robin^^^Mx", "01632960001", "01632960002", "20261101"))
+    await hospital.accepted(message("Fictional", "01632960003", "", "20261102"))
+    assert await values("telecom") == ["01632960003", "01632960002"]
+    assert (await hospital.patient(number))["name"][0]["given"] == ["Robin"]
+    await hospital.accepted(message("Fictional^Robin", "01632960003", '""', "20261103"))
+    assert await values("telecom") == ["01632960003"]
+
+
+@pytest.mark.parametrize("field", ["PV1-45", "OBX-14", "PID-7"])
+async def test_an_open_end_is_no_failure(hospital: Hospital, field: str) -> None:
+    number = nhs()
+    if field == "OBX-14":
+        await hospital.accepted(load.registration(number, unique()))
+        text = load.report(number, unique("R")).decode().replace("|F|||20261102090000", "|F|||99991231")
+    elif field == "PID-7":
+        text = load.registration(number, unique()).decode().replace("|19700101|", "|99991231|")
+    else:
+        text = Person(number).message("A31") + "|" * 26 + "99991231"
+    assert (await hospital.accepted(text))["status"] == "applied"
+
+
+async def test_the_same_clinician_at_the_same_moment(hospital: Hospital, pool: asyncpg.Pool) -> None:
+    """Twenty patients, one new clinician: nobody's message is lost to the race for the shared resource."""
+    numbers = [await hospital.registered() for _ in range(6)]
+    clinician = unique("C")
+    messages = [
+        await stored(hospital, pool, load.report(number, unique()).decode().replace("|C1^", f"|{clinician}^").encode())
+        for number in numbers
+    ]
+    outcomes = await asyncio.gather(*(apply.apply_message(pool, message) for message in messages))
+    assert {outcome.status for outcome in outcomes} == {"applied"}
+
+
+async def test_a_huge_message_does_not_hold_up_the_others(hospital: Hospital) -> None:
+    text = load.report(await hospital.registered(), unique("R")).decode()
+    line = text.split("\r")[4]
+    huge = text + "\r".join([line] * 8000) + "\r"
+    one = asyncio.create_task(hospital.accepted(huge.encode()))
+    await asyncio.sleep(0.2)
+    assert (await hospital.accepted(load.registration(nhs(), unique())))["status"] == "applied"
+    assert (await one)["status"] == "applied"

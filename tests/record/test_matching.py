@@ -186,3 +186,79 @@ async def test_a_message_about_two_people_at_once_never_mixes_them(hospital: Hos
         fillers = {identifier["value"] for report in reports for identifier in report["identifier"]}
         expected = {f"{letter}{order}" for owner, order in orders if owner == number for letter in "FP"}
         assert fillers == expected
+
+
+async def test_two_patients_in_one_message_are_refused(hospital: Hospital) -> None:
+    one, two = await hospital.registered(), await hospital.registered()
+    raw = load.report(one, unique("R")).decode() + load.report(two, unique("R")).decode().split("\r", 1)[1]
+    reply = await hospital.post(raw.encode())
+    assert reply.code == "AR"
+    assert b"PID[2]" in reply.body
+
+
+@pytest.mark.parametrize("authority", ["CHI", "HCN"])
+async def test_a_number_that_only_claims_to_be_national_is_local(
+    hospital: Hospital, new_hospital: NewHospital, authority: str
+) -> None:
+    claimed = unique("X")
+    one, two = Person(nhs()), Person(nhs(), born="19900909", family="Other")
+
+    def with_claim(person: Person) -> str:
+        return person.message().replace("^NHS^NH|", f"^NHS^NH~{claimed}^^^{authority}^MR|")
+
+    other = await new_hospital()
+    assert (await end(hospital, with_claim(one)))[0] == "applied"
+    assert (await end(other, with_claim(two)))[0] == "applied"
+    assert await other.search(f"Patient?identifier=https://fhir.nhs.uk/Id/nhs-number|{one.number}") == []
+
+
+@pytest.mark.parametrize(
+    "stranger", [Person(born=""), Person(born="1970"), Person(family="Other"), Person(born="19700102")]
+)
+async def test_a_first_contact_must_know_more_than_the_number(
+    hospital: Hospital, new_hospital: NewHospital, stranger: Person
+) -> None:
+    number = nhs()
+    assert (await end(hospital, Person(number).message()))[0] == "applied"
+    stranger.number = number
+    other = await new_hospital()
+    for event in ("A31", "A08"):
+        assert (await end(other, stranger.message(event)))[0] == "held"
+    assert await other.search(f"Patient?identifier={number}") == []
+
+
+async def test_the_date_of_birth_cannot_be_worn_away(hospital: Hospital) -> None:
+    person = Person(nhs())
+    await end(hospital, person.message())
+    assert (await end(hospital, Person(person.number, born="1970").message("A08", "20261102")))[0] == "applied"
+    assert (await end(hospital, Person(person.number, born='""').message("A08", "20261103")))[0] == "applied"
+    assert (await hospital.patient(person.number))["birthDate"] == "1970-01-01"
+    assert (await end(hospital, Person(person.number, born="19701225").message("A08", "20261104")))[0] == "held"
+
+
+async def test_an_unverified_number_of_somebody_else_does_not_make_a_patient_findable(hospital: Hospital) -> None:
+    fox, fay = Person(nhs()), Person(nhs(), unique("L"))
+    await end(hospital, fox.message())
+    await end(hospital, fay.message())
+    wrong = Person(fox.number, fay.local, status="02")
+    assert (await end(hospital, wrong.message("A31", "20261102")))[0] == "applied"
+    found = await hospital.search(f"Patient?identifier=https://fhir.nhs.uk/Id/nhs-number|{fox.number}")
+    assert [patient["id"] for patient in found] == [(await hospital.patient(fox.number))["id"]]
+
+
+async def test_another_nhs_number_makes_the_old_one_old(hospital: Hospital) -> None:
+    person = Person(nhs(), unique("L"))
+    await end(hospital, person.message())
+    changed = Person(nhs(), person.local)
+    assert (await end(hospital, changed.message("A31", "20261102")))[0] == "applied"
+    patient = await hospital.patient(changed.number)
+    uses = {identifier["value"]: identifier.get("use") for identifier in patient["identifier"]}
+    assert (uses[person.number], uses[changed.number]) == ("old", "official")
+
+
+async def test_authorities_that_look_alike_are_not_the_same(hospital: Hospital) -> None:
+    local = unique("L")
+    one, two = Person(nhs(), local), Person(nhs(), local, born="19800202", family="Other")
+    assert (await end(hospital, one.message().replace("^^^T^MR", "^^^ST MARYS^MR")))[0] == "applied"
+    assert (await end(hospital, two.message().replace("^^^T^MR", "^^^ST/MARYS^MR")))[0] == "applied"
+    assert (await hospital.patient(one.number))["id"] != (await hospital.patient(two.number))["id"]

@@ -10,8 +10,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import asyncpg
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -103,6 +104,8 @@ class Door:
         with span(f"{self._function} {scope['method']}", parent) as current:
             try:
                 await self._app(scope, receive, answer)
+            except ClientDisconnect:
+                status = 499
             except Exception as error:
                 response = self._failure(error)
                 if status:
@@ -128,6 +131,9 @@ class Door:
             for name, value in (error.headers or {}).items():
                 response.headers[name] = value
             return response
+        if isinstance(error, asyncpg.DataError):
+            # NUL in a parameter and the like: the database refuses what is no text.
+            return self._error_body(400, "the request holds what cannot be stored or compared")
         if isinstance(error, TooLargeError):
             return self._error_body(413, "the request is larger than this door takes")
         if isinstance(error, database.UNAVAILABLE):

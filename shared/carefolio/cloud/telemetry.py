@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import orjson
 from opentelemetry import trace
 
 from carefolio.cloud.settings import settings
+
+_OURS = str(Path(__file__).parents[3])
 
 
 class Event(Enum):
@@ -65,8 +68,8 @@ def where(error: BaseException) -> str:
     step = error.__traceback__
     while step is not None:
         name = step.tb_frame.f_code.co_filename
-        if "carefolio" in name or "functions" in name:
-            place = f"{name.rpartition('carefolio/')[2]}:{step.tb_lineno}"
+        if name.startswith(_OURS) and "site-packages" not in name:
+            place = f"{name[len(_OURS) + 1 :]}:{step.tb_lineno}"
         step = step.tb_next
     return place
 

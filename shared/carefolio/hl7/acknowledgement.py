@@ -10,7 +10,10 @@ from datetime import datetime
 from carefolio.hl7.errors import INTERNAL, HL7Error
 from carefolio.hl7.reader import Message
 
-_SPECIAL = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "~": "\\R\\", "&": "\\T\\", "\r": " ", "\n": " "})
+# Control characters have no place in an answer, and none at all in the XML around it.
+_SPECIAL = str.maketrans(
+    {chr(code): " " for code in range(32)} | {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "~": "\\R\\", "&": "\\T\\"}
+)
 
 
 def acknowledge(

@@ -31,8 +31,6 @@ _CHARACTER_SETS = {
     "8859/15": "iso8859-15",
     "UNICODE UTF-8": "utf-8",
     "UTF-8": "utf-8",
-    "UNICODE UTF-16": "utf-16",
-    "UNICODE UTF-32": "utf-32",
     "WINDOWS-1252": "cp1252",
     "CP1252": "cp1252",
 }
@@ -237,7 +235,9 @@ def _escape_value(code: str, delimiters: Delimiters) -> str | None:
         return _ESCAPES[code]
     if _HEX.match(code):
         octets = bytes.fromhex(code[1:])
-        return octets.decode("utf-8") if _is_utf8(octets) else octets.decode("cp1252", "replace")
+        found = octets.decode("utf-8") if _is_utf8(octets) else octets.decode("cp1252", "replace")
+        # A control character is no text: the sequence stays as it was sent.
+        return None if any(letter < " " and letter not in "\t\r\n" for letter in found) else found
     if code[:3] in (".sp", ".sk", ".in", ".ti"):
         return "\n" if code.startswith(".sp") else " "
     return None

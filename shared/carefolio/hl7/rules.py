@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from carefolio.hl7.errors import (
     DATA_TYPE,
@@ -25,15 +26,19 @@ from carefolio.hl7.time import TimeFormatError, read_moment
 ENCOUNTER_EVENTS = frozenset({"A01", "A02", "A03", "A04", "A05", "A11", "A12", "A13"})
 # Three letters each (tables 0076 and 0003), as every message in the open has them, local ones with Z too.
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9]{2}(\^[A-Za-z][A-Za-z0-9]{2})?\Z")
+_ONE_PATIENT = ENCOUNTER_EVENTS | {"A08", "A28", "A31"}
+_MOST_REPETITIONS = 1000
+_LONGEST_IDENTIFIER = 200
+_CLOCK_SKEW = timedelta(days=1)
 _TEXT_TYPES = frozenset({"TX", "FT", "ST"})
 
 
-def check(message: Message, *, production: bool) -> None:
+def check(message: Message, now: datetime, *, production: bool) -> None:
     """Raise HL7Error at the first thing that the sender must change.
 
-    ``production``: MSH-11 must be P. Message types that have no rules here pass with a good header.
+    ``now`` is aware; ``production``: MSH-11 must be P. Message types that have no rules here pass with a good header.
     """
-    _header(message, production)
+    _header(message, now, production)
     rules = _RULES.get(message.code)
     if (rules and message.code == "ADT") or (rules and message.event == "R01"):
         rules(message)
@@ -44,10 +49,13 @@ def is_type(text: str) -> bool:
     return bool(_TYPE.match(text))
 
 
-def _header(message: Message, production: bool) -> None:
+def _header(message: Message, now: datetime, production: bool) -> None:
     header = message.header
     _required(header, 7, "time of the message")
     _time(header, 7)
+    if read_moment(header.get(7)).instant > now + _CLOCK_SKEW:
+        # It would win against every true time to come.
+        raise HL7Error(DATA_TYPE, header.place(7), "more than a day in the future")
     _required(header, 9, "message type")
     if not is_type(message.type):
         raise HL7Error(TABLE_VALUE, header.place(9), "not a message type such as ADT^A01")
@@ -60,9 +68,9 @@ def _header(message: Message, production: bool) -> None:
 
 
 def _adt(message: Message) -> None:
-    _patient(message)
-    _allergies(message)
     event = message.event
+    _patient(message, alone=event in _ONE_PATIENT)
+    _allergies(message)
     if event in ENCOUNTER_EVENTS:
         visit = _segment(message, "PV1")
         if not visit.get(19).strip():
@@ -74,7 +82,7 @@ def _adt(message: Message) -> None:
 
 
 def _oru(message: Message) -> None:
-    _patient(message)
+    _patient(message, alone=True)
     if message.first("OBR") is None:
         raise HL7Error(SEGMENT_SEQUENCE, Place("OBR"), "a result message has an OBR segment")
     order: Segment | None = None
@@ -112,15 +120,32 @@ def _result(result: Segment, request: Segment) -> None:
         raise HL7Error(REQUIRED_FIELD_MISSING, result.place(2), "a value without its data type")
 
 
-def _patient(message: Message) -> None:
+def _patient(message: Message, *, alone: bool) -> None:
     pid = _segment(message, "PID")
-    if not any(repetition.get(1).strip() for field in (3, 2) for repetition in pid.repetitions(field)):
+    _repetitions(message)
+    if alone and (second := next((s for s in message.all("PID") if s.occurrence > 1), None)):
+        # What follows would be taken for the first patient's.
+        raise HL7Error(SEGMENT_SEQUENCE, second.place(), "one message is about one patient")
+    numbers = [repetition for field in (3, 2) for repetition in pid.repetitions(field) if repetition.get(1).strip()]
+    if not numbers:
         raise HL7Error(REQUIRED_FIELD_MISSING, pid.place(3, 0, 1), "no patient identifier")
+    for repetition in numbers:
+        if max(len(part) for part in repetition.components) > _LONGEST_IDENTIFIER:
+            raise HL7Error(DATA_TYPE, repetition.place, f"longer than {_LONGEST_IDENTIFIER} characters")
     _time(pid, 7)
     _time(pid, 29)
     emails = [r.place for r in pid.repetitions(13) if r.get(2) == "NET"]
     if len(emails) > 1:
         raise HL7Error(DUPLICATE_KEY, emails[1], "more than one e-mail address")
+
+
+def _repetitions(message: Message) -> None:
+    """Text may have any number of lines; a thousand names, addresses or doctors are a mistake."""
+    for segment in message.segments:
+        if segment.name in ("OBX", "NTE"):
+            continue
+        if segment.text.count(segment.delimiters.repetition) > _MOST_REPETITIONS:
+            raise HL7Error(DATA_TYPE, segment.place(), f"more than {_MOST_REPETITIONS} repetitions")
 
 
 def _allergies(message: Message) -> None:

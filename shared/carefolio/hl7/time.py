@@ -59,6 +59,9 @@ def read_moment(text: str, zone: ZoneInfo = LONDON) -> Moment:
         instant = aware.astimezone(UTC)
         # Windows of the spring change do not exist on the wall clock; going through UTC gives the time that was meant.
         shown = aware if offset else instant.astimezone(zone)
+        if (shown.utcoffset() or timedelta()) % timedelta(minutes=1):
+            # London's clock before 1847 was 75 seconds behind, which FHIR cannot say.
+            shown = instant
         return Moment(instant, precision, shown.isoformat(timespec="milliseconds" if fraction else "seconds"))
     except (ValueError, OverflowError) as error:
         raise TimeFormatError("no such day or time") from error

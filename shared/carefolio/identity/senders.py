@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import ipaddress
 import json
@@ -74,9 +73,9 @@ def _basic(authorization: str) -> tuple[str, str]:
         raise RefusedError(401, "username and password are needed (HTTP Basic)")
     try:
         username, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise RefusedError(401, "the Authorization header cannot be read") from None
-    if not colon or len(username) > 200 or len(password) > 1000:
+    if not colon or "\x00" in username or len(username) > 200 or len(password) > 1000:
         raise RefusedError(401, "the Authorization header cannot be read")
     return username, password
 
@@ -89,7 +88,7 @@ async def _verified(pool: Pool, username: str, password: str) -> Sender:
         ) AS aliases
         FROM sender WHERE username = $1
         """,
-        username.replace("\x00", ""),
+        username,
     )
     limit = _hashing.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(2))
     async with limit:

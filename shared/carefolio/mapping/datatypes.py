@@ -5,13 +5,17 @@ Sources: HL7 v2-to-FHIR 1.0.0, data type maps; FHIR R4 data types; domain rules 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 from carefolio.hl7 import Repetition, TimeFormatError, read_moment
 from carefolio.mapping import codes
 from carefolio.mapping.model import Context, Converter, Entry
+
+_NUMBER = re.compile(r"[+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d)?\Z", re.ASCII)
 
 
 def text(repetition: Repetition, _: Context) -> str | None:
@@ -63,15 +67,8 @@ def instant(repetition: Repetition, context: Context) -> str | None:
 
 def decimal(source: str) -> Decimal | None:
     """A number with its digits as sent."""
-    try:
-        number = Decimal(source)
-    except InvalidOperation:
-        return None
-    exponent = number.as_tuple().exponent
-    # An exponent of thousands is a valid number of a dozen bytes that prints as megabytes.
-    if not isinstance(exponent, int) or abs(exponent) > 50 or len(source) > 60:
-        return None
-    return number
+    # Decimal takes more than HL7's NM is: underscores, other scripts' digits, exponents that print as megabytes.
+    return Decimal(source) if _NUMBER.match(source) else None
 
 
 def coding(repetition: Repetition, context: Context, at: int = 1) -> dict[str, str] | None:
@@ -116,7 +113,7 @@ def authority(repetition: Repetition, component: int, context: Context) -> str:
         return known
     name = value(repetition, component) or universal
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
-    return f"{base}/{codes.slug(name)}" if name else f"{base}/local"
+    return f"{base}/authority/{quote(name, safe='')}" if name else f"{base}/local"
 
 
 def entity_identifier(repetition: Repetition, context: Context) -> dict[str, Any] | None:
@@ -127,7 +124,8 @@ def entity_identifier(repetition: Repetition, context: Context) -> dict[str, Any
     universal = value(repetition, 3)
     name = value(repetition, 2)
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
-    system = (codes.oid(universal) if universal else None) or f"{base}/{codes.slug(name or 'local')}"
+    local = f"{base}/namespace/{quote(name, safe='')}" if name else f"{base}/local"
+    system = (codes.oid(universal) if universal else None) or local
     return {"system": system, "value": number}
 
 
@@ -145,6 +143,14 @@ def human_name(repetition: Repetition, _: Context) -> dict[str, Any] | None:
         if part := value(repetition, at):
             made.setdefault(element, []).append(part)
     return made if "family" in made or "given" in made else None
+
+
+def alias(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """PID-9 -> HumanName; an alias is never the name in use."""
+    made = human_name(repetition, context)
+    if made and made.get("use") not in ("maiden", "nickname", "anonymous"):
+        made["use"] = "old"
+    return made
 
 
 def address(repetition: Repetition, _: Context) -> dict[str, Any] | None:
@@ -178,6 +184,14 @@ def telecom(repetition: Repetition, _: Context) -> dict[str, Any] | None:
     named = "mobile" if equipment in ("CP", "MOBILE") else codes.TELECOM_USE.get(use)
     if named:
         made["use"] = named
+    return made
+
+
+def work_telecom(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """PID-14, the business numbers."""
+    made = telecom(repetition, context)
+    if made:
+        made["use"] = "work"
     return made
 
 

@@ -20,7 +20,8 @@ def apply(rules: Sequence[Rule], segment: Segment, context: Context) -> None:
         if not text:
             continue
         if text == '""':
-            context.owner.erased.append(rule.element.split(".", 1)[0].removesuffix("[]"))
+            element = rule.element.split(".", 1)[0].removesuffix("[]")
+            context.owner.erased.append(f"{element}/{rule.slot}" if rule.slot else element)
             continue
         many = rule.element.endswith("[]")
         for repetition in segment.repetitions(rule.field):

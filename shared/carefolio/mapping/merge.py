@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from carefolio.mapping import codes
 from carefolio.mapping.model import Resource
 
 # Resources that grow with each message; every other type is replaced as a whole.
@@ -23,6 +25,12 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
     for element, value in incoming.items():
         if element == "identifier":
             merged[element] = _identifiers(current.get(element, []), value)
+        elif element in _SLOTS and kind == "Patient":
+            if not older:
+                merged[element] = _by_slot(element, current.get(element, []), value)
+        elif element == "birthDate" and str(current.get(element, "")).startswith(value):
+            # A date that says less takes nothing away.
+            continue
         elif element == "location" and kind == "Encounter":
             merged[element] = current.get(element, []) if older else _stays(current.get(element, []), value, event)
         elif older:
@@ -36,8 +44,8 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
             merged[element] = value
     if older:
         return merged
-    for element in erased:
-        merged.pop(element, None)
+    for erasure in erased:
+        _erase(merged, erasure, event)
     if kind == "Encounter" and event == "A13" and "period" in merged:
         merged["period"] = {name: at for name, at in merged["period"].items() if name != "end"}
         if not merged["period"]:
@@ -47,9 +55,50 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
     return merged
 
 
+# The parts of a list that different fields own: one field's silence or null takes nothing from the other's.
+_SLOTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "name": lambda name: "alias" if name.get("use") in ("old", "maiden", "nickname", "anonymous") else "own",
+    "telecom": lambda contact: "work" if contact.get("use") == "work" else "home",
+}
+
+
+def _by_slot(element: str, current: list[dict[str, Any]], incoming: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    slot = _SLOTS[element]
+    sent = {slot(item) for item in incoming}
+    if element == "name" and "own" in sent:
+        before = next((name for name in current if slot(name) == "own"), {})
+        # A component that is left empty keeps what is there, as a field does (domain rules, PID-5).
+        kept = {part: before[part] for part in ("family", "given", "prefix") if part in before}
+        at = next(index for index, name in enumerate(incoming) if slot(name) == "own")
+        incoming = [*incoming[:at], kept | incoming[at], *incoming[at + 1 :]]
+    return sorted(
+        [*incoming, *(item for item in current if slot(item) not in sent)],
+        key=lambda item: slot(item) in ("alias", "work"),
+    )
+
+
+def _erase(merged: Resource, erasure: str, event: str) -> None:
+    """HL7's null. A date of birth guards the record against mix-ups: only a registration may take it away."""
+    element, _, wanted = erasure.partition("/")
+    if element == "birthDate" and event not in ("A28", "A31"):
+        return
+    kept = [item for item in merged.get(element, []) if _SLOTS[element](item) != wanted] if wanted else []
+    if kept:
+        merged[element] = kept
+    else:
+        merged.pop(element, None)
+
+
 def _identifiers(current: list[dict[str, Any]], incoming: list[dict[str, Any]]) -> list[dict[str, Any]]:
     new = {(identifier.get("system"), identifier["value"]): identifier for identifier in incoming}
-    kept = [new.pop((known.get("system"), known["value"]), known) for known in current]
+    official = {system for system, _ in new if system == codes.NHS_NUMBER}
+    kept = []
+    for known in current:
+        same = new.pop((known.get("system"), known["value"]), None)
+        if same is None and known.get("system") in official:
+            # The person has another NHS number now; the old one goes on finding the record.
+            known = known | {"use": "old"}
+        kept.append(same or known)
     return kept + list(new.values())
 
 

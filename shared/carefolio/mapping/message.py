@@ -35,10 +35,12 @@ def map_message(message: Message, source: Source) -> Mapped:
         raise UnsupportedTypeError(message.type)
     mapped = Mapped(message.event, read_moment(message.header.get(7), source.zone))
     nobody = Entry("Bundle", (), "shared", {}, "MSH")
-    context = Context(source, mapped, nobody, {})
+    context = Context(source, mapped, nobody)
     pid = message.first("PID")
     if pid is None:
         raise HL7Error(SEGMENT_SEQUENCE, Place("PID"), "no patient in the message")
+    if any(segment.occurrence > 1 for segment in message.all("PID")):
+        raise HL7Error(SEGMENT_SEQUENCE, Place("PID", 2), "one message is about one patient")
     patient = map_patient(message, pid, context)
     visit = message.first("PV1")
     encounter = map_encounter(message, visit, patient, context) if visit else None

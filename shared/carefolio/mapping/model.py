@@ -81,19 +81,16 @@ class Context:
     source: Source
     mapped: Mapped
     owner: Entry
-    shared: dict[tuple[str, ...], Entry]
+    shared: dict[tuple[str, ...], Entry] = field(default_factory=dict)
+    counts: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def of(self, owner: Entry) -> Context:
-        return Context(self.source, self.mapped, owner, self.shared)
+        return Context(self.source, self.mapped, owner, self.shared, self.counts)
 
     def own(self, kind: str, key: tuple[str, ...], place: str) -> Entry:
         """A new entry in the patient's record; one more with the same identity in one message is counted."""
-        counted, count = key, 1
-        while (kind, "patient", *counted) in self.shared:
-            count += 1
-            counted = (*key, f"#{count}")
-        entry = Entry(kind, counted, "patient", {"resourceType": kind}, place)
-        self.shared[(kind, "patient", *counted)] = entry
+        count = self.counts[kind, *key] = self.counts.get((kind, *key), 0) + 1
+        entry = Entry(kind, key if count == 1 else (*key, f"#{count}"), "patient", {"resourceType": kind}, place)
         self.mapped.entries.append(entry)
         return entry
 
@@ -117,8 +114,12 @@ Special = Callable[[Segment, Context], Resource]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A field's way into an element. ``element`` is dotted; ``[]`` at its end takes every repetition."""
+    """A field's way into an element. ``element`` is dotted; ``[]`` at its end takes every repetition.
+
+    ``slot`` names the part of a list that the field owns, where two fields share the list (see merge).
+    """
 
     field: int
     element: str
     convert: Converter
+    slot: str = ""

@@ -46,13 +46,13 @@ def _marital_status(repetition: Repetition, context: Context) -> dict[str, Any] 
 
 
 PATIENT = (
-    Rule(5, "name[]", dt.human_name),
-    Rule(9, "name[]", dt.human_name),
+    Rule(5, "name[]", dt.human_name, slot="own"),
+    Rule(9, "name[]", dt.alias, slot="alias"),
     Rule(7, "birthDate", dt.day),
     Rule(8, "gender", dt.translate(codes.ADMINISTRATIVE_GENDER)),
     Rule(11, "address[]", dt.address),
-    Rule(13, "telecom[]", dt.telecom),
-    Rule(14, "telecom[]", dt.telecom),
+    Rule(13, "telecom[]", dt.telecom, slot="home"),
+    Rule(14, "telecom[]", dt.work_telecom, slot="work"),
     Rule(15, "communication[]", _language),
     Rule(16, "maritalStatus", _marital_status),
     Rule(22, "extension[]", _ethnic_category),
@@ -110,15 +110,20 @@ def _identifier(
             context.mapped.notes.append(f"{place}: no NHS number (ten digits, Modulus 11), kept as text only")
             return {"type": {"text": "NHS number that fails its check"}, "value": number}
         code = status.group(1) if status else _reliability(pid)
-        usable.append(PatientIdentifier(codes.NHS_NUMBER, digits, True, None if code is None else code == "01", place))
-        made: dict[str, Any] = {"system": codes.NHS_NUMBER, "value": digits, "use": "official"}
+        verified = None if code is None else code == "01"
+        usable.append(PatientIdentifier(codes.NHS_NUMBER, digits, True, verified, place))
+        # A number that was not traced to this person must not find this person: it is shown and has no system.
+        made: dict[str, Any] = {"type": {"text": "NHS number that is not verified"}, "value": digits, "use": "temp"}
+        if verified is not False:
+            made = {"system": codes.NHS_NUMBER, "value": digits, "use": "official"}
         if code:
             coding = {"system": codes.VERIFICATION_CODES, "code": code}
             made["extension"] = [{"url": codes.VERIFICATION, "valueCodeableConcept": {"coding": [coding]}}]
         return made
-    if name in _NATIONAL:
-        usable.append(PatientIdentifier(_NATIONAL[name], number, True, None, place))
-        return {"system": _NATIONAL[name], "value": number}
+    if name in _NATIONAL and (digits := nhs_number(number)):
+        # Scotland's and Northern Ireland's numbers have the same check digit; what fails it is a local number.
+        usable.append(PatientIdentifier(_NATIONAL[name], digits, True, None, place))
+        return {"system": _NATIONAL[name], "value": digits}
     system = dt.authority(repetition, 4, context)
     if kind in _PERSON_NUMBERS and repetition.place.field in (2, 3):
         usable.append(PatientIdentifier(system, number, False, None, place))

@@ -29,10 +29,16 @@ class _EndedMeanwhile(Exception):  # noqa: N818 - a reason to undo, not an error
     """Another delivery of the same message was faster."""
 
 
+class _ChangedMeanwhile(Exception):  # noqa: N818 - a reason to start again
+    """Another message wrote the same shared resource (a clinician, a ward) at the same moment."""
+
+
 # What two messages at the same moment can do to each other; each is whole the second time.
-_RETRIED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
+_RETRIED = (_ChangedMeanwhile, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError)
 _TRIES = 4
 _FAILURES = 6
+# Bytes from which a message is mapped beside the loop, so that the others need not wait for it.
+_LARGE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,10 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
         return Outcome(message["status"] if message else "failed", before=True)
     with span("map"):
         try:
-            mapped = map_message(read(message["raw"]), Source(message["ods_code"]))
+            if len(message["raw"]) > _LARGE:
+                mapped = await asyncio.to_thread(_map, message)
+            else:
+                mapped = _map(message)
         except UnsupportedTypeError:
             return await _settle(pool, message, Outcome("unsupported", "no map for this message type yet"))
         except (HL7Error, ValueError) as error:
@@ -109,6 +118,10 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
         resources=outcome.resources,
     )
     return outcome
+
+
+def _map(message: asyncpg.Record) -> Mapped:
+    return map_message(read(message["raw"]), Source(message["ods_code"]))
 
 
 async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException) -> bool:
@@ -165,9 +178,7 @@ async def _apply(pool: Pool, message: asyncpg.Record, mapped: Mapped) -> Outcome
         if new:
             await _register(connection, message, patient_id, new)
         rows = _rows(message, mapped, ids, known)
-        if not await _write(connection, message, mapped, patient_id, rows):
-            # Somebody else applied it while we did: what we wrote is undone, what they wrote stands.
-            raise _EndedMeanwhile
+        await _write(connection, message, mapped, patient_id, rows, list(known))
         return Outcome("applied", None, len(rows), released=bool(new))
 
 
@@ -309,13 +320,19 @@ def _content(kind: str, number: uuid.UUID, version: int, now: datetime, message:
 
 
 async def _write(
-    connection: Connection, message: asyncpg.Record, mapped: Mapped, patient_id: uuid.UUID, rows: list[_Row]
-) -> bool:
+    connection: Connection,
+    message: asyncpg.Record,
+    mapped: Mapped,
+    patient_id: uuid.UUID,
+    rows: list[_Row],
+    seen: list[uuid.UUID],
+) -> None:
     """Everything in one statement: old versions to history, new ones in place, audit lines, the message's end.
 
-    False where the message had ended before.
+    ``seen`` are the resources that were there: one that did not change knows from now on that this message said
+    the same. Raises _EndedMeanwhile and _ChangedMeanwhile, which undo the transaction.
     """
-    ended = await connection.fetchval(
+    written = await connection.fetchval(
         """
         WITH incoming AS (
             SELECT * FROM unnest(
@@ -343,20 +360,19 @@ async def _write(
                 content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
                 date_to = excluded.date_to
             WHERE r.version = excluded.version - 1
+            RETURNING id
+        ), confirmed AS (
+            UPDATE resource SET seq = greatest(seq, $16), source_time = greatest(source_time, $17)
+            WHERE id = ANY($21) AND NOT id = ANY($1) AND (seq < $16 OR source_time < $17)
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id, message_id)
             SELECT $18, $19, CASE WHEN version = 1 THEN 'create' ELSE 'update' END,
                    CASE WHEN personal THEN $13::uuid END, type, id, $15
             FROM incoming
         )
-        UPDATE message SET status = 'applied', reason = NULL, settled_at = $12, patient_id = $13, notes = $20,
-            control_id_reused = EXISTS (
-                SELECT FROM message other
-                WHERE other.sender_id = message.sender_id AND other.control_id = message.control_id
-                AND other.ack_code = 'AA' AND other.seq < message.seq
-            )
+        UPDATE message SET status = 'applied', reason = NULL, settled_at = $12, patient_id = $13, notes = $20
         WHERE id = $15 AND status = 'received'
-        RETURNING id
+        RETURNING (SELECT count(*) FROM written)
         """,
         [row.id for row in rows],
         [row.entry.type for row in rows],
@@ -378,5 +394,9 @@ async def _write(
         f"sender/{message['sender_id']}",
         message["organisation_id"],
         mapped.notes,
+        seen,
     )
-    return ended is not None
+    if written is None:
+        raise _EndedMeanwhile
+    if written < len(rows):
+        raise _ChangedMeanwhile

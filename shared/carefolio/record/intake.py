@@ -41,7 +41,7 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
     message: Message | None = None
     try:
         message = read(raw)
-        check(message, production=production)
+        check(message, now, production=production)
         organisation = _organisation(sender, message)
     except HL7Error as error:
         ack = acknowledge(message, "AR", now, message_id.hex[:20], error)
@@ -53,8 +53,9 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         """
         WITH stored AS (
             INSERT INTO message (id, sender_id, organisation_id, team_id, control_id, digest, message_type,
-                                 received_at, remote_address, raw, ack_code, ack, status)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'AA', $11, 'received')
+                                 received_at, remote_address, raw, ack_code, ack, status, control_id_reused)
+            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'AA', $11, 'received',
+                   EXISTS (SELECT FROM message WHERE sender_id = $2 AND control_id = $5 AND ack_code = 'AA')
             ON CONFLICT (sender_id, control_id, digest) WHERE ack_code = 'AA' DO NOTHING
             RETURNING id
         ), queued AS (
@@ -91,6 +92,16 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         return Answer(row["ack"], "AA", row["id"], message.type, duplicate=True)
     outbox.kick()
     return Answer(ack, "AA", message_id, message.type)
+
+
+def refusal_of_ours(raw: bytes, now: datetime) -> Answer:
+    """AE: we failed, nothing is stored, and the same message may be sent again."""
+    message_id = uuid7()
+    try:
+        message = read(raw)
+    except HL7Error:
+        message = None
+    return Answer(acknowledge(message, "AE", now, message_id.hex[:20]), "AE", message_id, _type(message))
 
 
 def ordering_key(message: Message, organisation: uuid.UUID) -> str:

@@ -164,15 +164,18 @@ def check_creation(mapped: Mapped) -> None:
 def check_same_person(mapped: Mapped, current: dict[str, Any], *, first_contact: bool) -> None:
     """Raise Held where the message's patient does not seem to be the record's.
 
-    The date of birth decides. A28 and A31 may correct it, unless the family name differs too, or the organisation
-    has never contributed to this record.
+    The date of birth decides. A28 and A31 may correct it, unless the family name differs too. An organisation that
+    has never contributed to this record must know the whole date and the family name: a number alone, with a slip in
+    it, would show it somebody else.
     """
     assert mapped.patient is not None
     incoming = mapped.patient.resource
     born, known = incoming.get("birthDate"), current.get("birthDate")
+    if first_contact and (not born or born != known or not _families(incoming) & _families(current)):
+        raise Held("the organisation's first message about this record: date of birth and family name must agree")
     if not born or not known or _same_date(born, known):
         return
-    if mapped.event in ("A28", "A31") and not first_contact and _families(incoming) & _families(current):
+    if mapped.event in ("A28", "A31") and _families(incoming) & _families(current):
         return
     raise Held("the date of birth differs from the record's (PID-7)")
 

@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -23,6 +23,7 @@ from carefolio.record.search_keys import MAIN_DATE, date_range, key, parameters
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
 _PREFIX = re.compile(r"(eq|ne|gt|lt|ge|le)?(\d.*)\Z")
+_COUNT = re.compile(r"[0-9]{1,6}\Z")
 _REFERENCE = re.compile(r'"reference": ?"(?:Practitioner|Organization|Location)/([0-9a-f-]{36})"')
 
 
@@ -80,7 +81,7 @@ async def search(pool: Pool, reader: Reader, kind: str, query: Sequence[tuple[st
     count, cursor, order, total = DEFAULT_COUNT, "", _Order("last_updated", descending=True), False
     for name, value in query:
         if name == "_count":
-            count = _count(value)
+            count = read_count(value)
         elif name == "_cursor":
             cursor = value
         elif name == "_sort":
@@ -246,10 +247,11 @@ def _order(kind: str, value: str) -> _Order:
     raise SearchError("_sort", f"{kind} can be sorted by _lastUpdated" + f" or {MAIN_DATE[kind]}" * (kind in MAIN_DATE))
 
 
-def _count(value: str) -> int:
-    if not value.isdigit() or not 1 <= int(value) <= MAX_COUNT:
+def read_count(value: str) -> int:
+    number = int(value) if _COUNT.match(value) else 0
+    if not 1 <= number <= MAX_COUNT:
         raise SearchError("_count", f"a number from 1 to {MAX_COUNT}")
-    return int(value)
+    return number
 
 
 def _total(value: str) -> bool:
@@ -267,8 +269,8 @@ def _after(order: _Order, cursor: str, arguments: list[Any]) -> str:
     try:
         stamp, _, number = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("|")
         last = _argument(arguments, uuid.UUID(number))
-        at = datetime.fromisoformat(stamp) if stamp else None
-    except (ValueError, binascii.Error):
+        at = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
+    except (ValueError, OverflowError, binascii.Error):
         raise SearchError("_cursor", "not a cursor of this server") from None
     sign = "<" if order.descending else ">"
     if at is None:

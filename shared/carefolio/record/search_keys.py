@@ -9,12 +9,14 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
 import orjson
+
+from carefolio.hl7.time import LONDON
 
 Values = Callable[[dict[str, Any]], Iterable[Any]]
 
@@ -125,7 +127,7 @@ _DATE = re.compile(
 
 
 def date_range(text: str) -> DateRange:
-    """The range that a FHIR date, dateTime or instant covers; without an offset it is UTC.
+    """The range that a FHIR date, dateTime or instant covers; without an offset it is London's.
 
     Raises ValueError for what is none of them.
     """
@@ -134,16 +136,37 @@ def date_range(text: str) -> DateRange:
         raise ValueError("not a date")
     year, month, day, hour, _, second, fraction, _ = match.groups()
     if hour is None:
-        start = datetime(int(year), int(month or 1), int(day or 1), tzinfo=UTC)
-        if day:
-            return DateRange(start, start + timedelta(days=1))
-        if month:
-            return DateRange(start, (start.replace(day=1) + timedelta(days=32)).replace(day=1))
-        return DateRange(start, start.replace(year=start.year + 1))
+        first = date(int(year), int(month or 1), int(day or 1))
+        return DateRange(_midnight(first), _midnight(_after(first, months=bool(month), days=bool(day))))
     moment = datetime.fromisoformat(text)
-    start = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    step = timedelta(milliseconds=1) if fraction else timedelta(seconds=1) if second else timedelta(minutes=1)
-    return DateRange(start, start + step)
+    try:
+        start = (moment.replace(tzinfo=LONDON) if moment.tzinfo is None else moment).astimezone(UTC)
+        step = timedelta(milliseconds=1) if fraction else timedelta(seconds=1) if second else timedelta(minutes=1)
+        return DateRange(start, start + step)
+    except OverflowError:
+        raise ValueError("a time beyond the calendar") from None
+
+
+def _after(first: date, *, months: bool, days: bool) -> date | None:
+    """The first day after the day, month or year that begins with ``first``; None at the end of the calendar."""
+    try:
+        if days:
+            return first + timedelta(days=1)
+        if months:
+            return (first.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return first.replace(year=first.year + 1)
+    except (OverflowError, ValueError):
+        return None
+
+
+def _midnight(day: date | None) -> datetime:
+    """A day begins at midnight in London (R4 3.1.1.4.7: the server's own zone where none is given)."""
+    if day is None:
+        return datetime.max.replace(tzinfo=UTC)
+    try:
+        return datetime(day.year, day.month, day.day, tzinfo=LONDON).astimezone(UTC)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if day.year > 1 else datetime.min.replace(tzinfo=UTC)
 
 
 def date_range_of(value: Any) -> DateRange | None:
