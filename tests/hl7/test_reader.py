@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carefolio.hl7 import HL7Error, TimeFormatError, is_batch, read, read_moment, split_batch
+from carefolio.hl7 import HL7Error, Repetition, TimeFormatError, is_batch, read, read_moment, split_batch
 
 HEADER = "MSH|^~\\&|LAB|RRV|CAREFOLIO||20260301120000||ORU^R01|id-1|P|2.4"
 
@@ -188,3 +188,17 @@ def test_times(text: str, instant: datetime, fhir: str) -> None:
 def test_half_written_times_are_errors(text: str) -> None:
     with pytest.raises(TimeFormatError):
         read_moment(text)
+
+
+def test_the_short_way_to_a_value_is_the_long_way(shared_messages: list[Path]) -> None:
+    for path in shared_messages[::7]:
+        try:
+            message = read(path.read_bytes())
+        except HL7Error:
+            continue
+        for segment in message.segments:
+            for number in range(1, len(segment.fields)):
+                first = segment.field(number).split(segment.delimiters.repetition, 1)[0]
+                whole = Repetition(first, segment.delimiters, segment.place(number))
+                for component, subcomponent in ((1, 1), (2, 1), (1, 2), (2, 2), (9, 1)):
+                    assert segment.get(number, component, subcomponent) == whole.get(component, subcomponent)

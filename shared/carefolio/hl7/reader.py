@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from carefolio.hl7.errors import DATA_TYPE, REQUIRED_FIELD_MISSING, SEGMENT_SEQUENCE, HL7Error, Place
@@ -36,7 +37,7 @@ _CHARACTER_SETS = {
 }
 
 BOM = b"\xef\xbb\xbf"
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
+_LINE = re.compile(r"([^\r\n]*)(\r\n|\r|\n|\Z)")
 _ESCAPES = {"H": "", "N": "", ".br": "\n", ".sp": "\n", ".fi": "", ".nf": "", ".ce": "\n"}
 _HEX = re.compile(r"X(?:[0-9A-Fa-f]{2})+\Z")
 
@@ -123,12 +124,25 @@ class Segment:
 
     def get(self, number: int, component: int = 1, subcomponent: int = 1) -> str:
         """The unescaped value in the field's first repetition."""
-        text = self.field(number)
+        fields = self._fields or self.fields
+        text = fields[number] if number < len(fields) else ""
         if not text:
             return ""
-        delimiters = self.delimiters
-        repetition = text.split(delimiters.repetition, 1)[0]
-        return Repetition(repetition, delimiters, self.place(number)).get(component, subcomponent)
+        # The hottest lines of the product: Repetition.get without making one.
+        _, separator, repeat, escape, subseparator = self.delimiters
+        if repeat in text:
+            text = text[: text.index(repeat)]
+        if separator in text:
+            parts = text.split(separator, component)
+            text = parts[component - 1] if component <= len(parts) else ""
+        elif component != 1:
+            return ""
+        if subseparator in text:
+            parts = text.split(subseparator, subcomponent)
+            text = parts[subcomponent - 1] if subcomponent <= len(parts) else ""
+        elif subcomponent != 1:
+            return ""
+        return unescape(text, self.delimiters) if escape and escape in text else text
 
     def repetitions(self, number: int) -> list[Repetition]:
         """The field's populated repetitions, each knowing its place; HL7's null is left out."""
@@ -273,7 +287,8 @@ def decode(raw: bytes, declared: str) -> tuple[str, str]:
 def declared_character_set(raw: bytes) -> str:
     """MSH-18's first repetition, from the bytes of the first line alone."""
     start = raw.find(b"MSH")
-    line = re.split(rb"[\r\n]", raw[start : start + 4096], maxsplit=1)[0]
+    head = raw[start : start + 4096]
+    line = head.partition(b"\r")[0].partition(b"\n")[0]
     if len(line) < 4:
         return ""
     fields = line.split(line[3:4])
@@ -329,30 +344,27 @@ def read(raw: bytes) -> Message:
 
 def _segments(text: str) -> list[Segment]:
     lines = _LINE.findall(text)
-    delimiters = read_delimiters(lines[0].rstrip("\r\n"))
+    delimiters = read_delimiters(lines[0][0])
     separator = delimiters.field
     segments: list[Segment] = []
     counts: dict[str, int] = {}
     pieces: list[str] = []  # of the current segment, when lines had to be glued
-    for line in lines:
-        if not line:
-            continue
-        body = line.rstrip("\r\n")
+    for body, terminator in lines:
         name = body[:3]
-        if _is_name(name) and (len(body) == 3 or body[3] == separator):
-            counts[name] = counts.get(name, 0) + 1
-            _glue(segments, pieces)
-            segments.append(Segment(name, body, line[len(body) :], counts[name], delimiters))
-        else:
+        if body[3:4] in (separator, "") and _is_name(name):
+            count = counts[name] = counts.get(name, 0) + 1
+            if pieces:
+                _glue(segments, pieces)
+            segments.append(Segment(name, body, terminator, count, delimiters))
+        elif body or terminator:
             # A line break inside a field, an empty line, or the end block of MLLP: it belongs to the segment before.
-            pieces.append(line)
-    _glue(segments, pieces)
+            pieces.append(body + terminator)
+    if pieces:
+        _glue(segments, pieces)
     return segments
 
 
 def _glue(segments: list[Segment], pieces: list[str]) -> None:
-    if not pieces:
-        return
     last = segments[-1]
     rest = "".join(pieces)
     pieces.clear()
@@ -364,5 +376,6 @@ def _glue(segments: list[Segment], pieces: list[str]) -> None:
         last.terminator += rest
 
 
+@lru_cache(maxsize=1024)
 def _is_name(name: str) -> bool:
     return len(name) == 3 and name.isascii() and name.isalnum() and name[0].isalpha() and name == name.upper()

@@ -29,7 +29,7 @@ from carefolio.cloud.topics import Subscription
 
 _SUCCESS = frozenset({102, 200, 201, 202, 204})
 # Few at once, so that on a small machine what is being acknowledged comes before what is being applied.
-_AT_ONCE = 4
+_AT_ONCE = 3
 _IN_HAND = 2000
 _TOKEN_LIFETIME = 3600
 
