@@ -145,7 +145,7 @@ async def test_an_admission_goes_its_way_through_the_hospital(hospital: Hospital
 
 async def test_an_unsupported_type_is_kept_and_says_so(hospital: Hospital) -> None:
     row = await hospital.accepted(f"MSH|^~\\&|LAB|T|||20261101||ZZZ^Z99|{unique()}|P|2.4")
-    assert (row["status"], row["reason"]) == ("unsupported", "no map for this message type yet")
+    assert (row["status"], row["reason"]) == ("unsupported", "no patient in the message")
 
 
 async def test_an_unexpected_error_is_tried_again_and_ends_in_review(hospital: Hospital, pool: asyncpg.Pool) -> None:

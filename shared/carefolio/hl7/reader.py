@@ -55,13 +55,22 @@ class Delimiters(NamedTuple):
 class Repetition:
     """One repetition of a field; components and sub-components count from 1 and are unescaped on demand."""
 
-    __slots__ = ("_components", "delimiters", "place", "text")
+    __slots__ = ("_components", "_looked_at", "delimiters", "place", "text")
 
-    def __init__(self, text: str, delimiters: Delimiters, place: Place) -> None:
+    def __init__(
+        self, text: str, delimiters: Delimiters, place: Place, looked_at: set[tuple[int, int, int, int]] | None = None
+    ) -> None:
         self.text = text
         self.delimiters = delimiters
         self.place = place
         self._components: list[str] | None = None
+        self._looked_at = looked_at
+
+    def forget(self, component: int = 0) -> None:
+        """What was looked at in this repetition (or one component of it) could not be used after all."""
+        if self._looked_at:
+            mine = (self.place.field, self.place.repetition or 1)
+            self._looked_at -= {mark for mark in self._looked_at if mark[:2] == mine and component in (0, mark[2])}
 
     @property
     def components(self) -> list[str]:
@@ -75,6 +84,8 @@ class Repetition:
         components = self.components
         if component > len(components):
             return ""
+        if self._looked_at is not None:
+            self._looked_at.add((self.place.field, self.place.repetition or 1, component, subcomponent))
         text = components[component - 1]
         separator = self.delimiters.subcomponent
         if separator in text:
@@ -88,6 +99,8 @@ class Repetition:
 
     def whole(self) -> str:
         """The repetition as one unescaped text: for ST, TX and FT, where components have no meaning."""
+        if self._looked_at is not None:
+            self._looked_at.add((self.place.field, self.place.repetition or 1, 0, 0))
         return unescape(self.text, self.delimiters)
 
     def __bool__(self) -> bool:
@@ -95,9 +108,13 @@ class Repetition:
 
 
 class Segment:
-    """One segment. ``occurrence`` counts segments of the same name in the message, from 1."""
+    """One segment. ``occurrence`` counts segments of the same name in the message, from 1.
 
-    __slots__ = ("_fields", "delimiters", "name", "occurrence", "terminator", "text")
+    ``looked_at``, where it is a set, collects (field, repetition, component, sub-component) of every value that
+    somebody asked for; component 0 is the whole repetition.
+    """
+
+    __slots__ = ("_fields", "delimiters", "looked_at", "name", "occurrence", "terminator", "text")
 
     def __init__(self, name: str, text: str, terminator: str, occurrence: int, delimiters: Delimiters) -> None:
         self.name = name
@@ -105,6 +122,7 @@ class Segment:
         self.terminator = terminator
         self.occurrence = occurrence
         self.delimiters = delimiters
+        self.looked_at: set[tuple[int, int, int, int]] | None = None
         self._fields: list[str] | None = None
 
     @property
@@ -128,6 +146,8 @@ class Segment:
         text = fields[number] if number < len(fields) else ""
         if not text:
             return ""
+        if self.looked_at is not None:
+            self.looked_at.add((number, 1, component, subcomponent))
         # The hottest lines of the product: Repetition.get without making one.
         _, separator, repeat, escape, subseparator = self.delimiters
         if repeat in text:
@@ -154,7 +174,8 @@ class Segment:
         several = len(parts) > 1
         found = []
         for index, part in enumerate(parts, 1):
-            repetition = Repetition(part, delimiters, self.place(number, index if several else 0))
+            place = Place(self.name, self.occurrence, number, index if several else 0)
+            repetition = Repetition(part, delimiters, place, self.looked_at)
             if repetition:
                 found.append(repetition)
         return found

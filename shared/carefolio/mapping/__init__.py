@@ -2,17 +2,17 @@
 
 from carefolio.mapping.bundle import to_bundle
 from carefolio.mapping.merge import merge
-from carefolio.mapping.message import MAPPED_TYPES, SUPPORTED, UnsupportedTypeError, map_message
+from carefolio.mapping.message import MAPPED_TYPES, UnsupportedTypeError, check_applicable, map_message
 from carefolio.mapping.model import Entry, Mapped, PatientIdentifier, Source
 
 __all__ = [
     "MAPPED_TYPES",
-    "SUPPORTED",
     "Entry",
     "Mapped",
     "PatientIdentifier",
     "Source",
     "UnsupportedTypeError",
+    "check_applicable",
     "map_message",
     "merge",
     "to_bundle",

@@ -110,7 +110,7 @@ REPORT_STATUS = {
 ALLERGY_CATEGORY = {"DA": "medication", "FA": "food", "EA": "environment", "AA": "environment", "PA": "environment",
                     "LA": "environment", "MA": "medication"}  # fmt: skip
 ALLERGY_CRITICALITY = {"SV": "high", "MO": "low", "MI": "low", "U": "unable-to-assess"}
-RELATION_SYSTEM = "http://terminology.hl7.org/CodeSystem/v2-0131"
+
 INTERPRETATION = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
 _V3_INTERPRETATION = {"L", "H", "LL", "HH", "N", "A", "AA", "S", "R", "I", "POS", "NEG", "U", "D", "B", "W", "IE",
                       "ND", "IND", "DET", "HU", "LU", "<", ">", "EX", "HX", "LX", "HM", "SDD", "SYN-R", "SYN-S", "NR",

@@ -18,6 +18,11 @@ from carefolio.mapping.model import Context, Converter, Entry
 _NUMBER = re.compile(r"[+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d)?\Z", re.ASCII)
 
 
+# CWE: where the version of each coding's system stands.
+_VERSION_AT = {1: 7, 4: 8, 10: 13}
+_V2 = "http://terminology.hl7.org/CodeSystem/v2-{}"
+
+
 def text(repetition: Repetition, _: Context) -> str | None:
     return repetition.whole().strip() or None
 
@@ -77,6 +82,8 @@ def coding(repetition: Repetition, context: Context, at: int = 1) -> dict[str, s
     if code is None:
         return None
     made = {"system": codes.code_system(value(repetition, at + 2) or "", context.source.ods_code), "code": code}
+    if version := value(repetition, _VERSION_AT[at]):
+        made["version"] = version
     if display:
         made["display"] = display
     return {name: content for name, content in made.items() if content}
@@ -116,12 +123,128 @@ def authority(repetition: Repetition, component: int, context: Context) -> str:
     return f"{base}/authority/{quote(name, safe='')}" if name else f"{base}/local"
 
 
+def specimen_source(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """SPS -> the kind of specimen: its first component, a code with sub-components or a text."""
+    code, shown, system = (value(repetition, 1, at) for at in (1, 2, 3))
+    if not code and not shown:
+        return None
+    made: dict[str, Any] = {"text": shown or code}
+    if code:
+        found = codes.code_system(system or "", context.source.ods_code) or _V2.format("0070")
+        made["coding"] = [{"system": found, "code": code} | ({"display": shown} if shown else {})]
+    return made
+
+
+def entity_identifier_pair(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """EIP -> the filler's Identifier (its second component), else the placer's."""
+    for at in (2, 1):
+        if number := value(repetition, at):
+            name, universal = value(repetition, at, 2), value(repetition, at, 3)
+            made: dict[str, Any] = {"value": number}
+            if universal and (system := codes.oid(universal)):
+                made["system"] = system
+            if name:
+                made["assigner"] = {"display": name}
+            if at == 2 and (placed := value(repetition, 1)):
+                made["type"] = {"text": f"placer's number {placed}"}
+            return made
+    return None
+
+
+def practitioner_of_ndl(repetition: Repetition, context: Context) -> Entry | None:
+    """NDL.1 (CNN, in sub-components) -> a Practitioner."""
+    number, family, given, further = (value(repetition, 1, at) for at in (1, 2, 3, 4))
+    if not number and not family:
+        return None
+    resource: dict[str, Any] = {}
+    system = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}/local"
+    if number:
+        resource["identifier"] = [{"system": system, "value": number}]
+    name: dict[str, Any] = {"family": family} if family else {}
+    if names := [part for part in (given, further) if part]:
+        name["given"] = names
+    if name:
+        resource["name"] = [name]
+    key = (system, number) if number else ("name", family or "", given or "")
+    return context.entry("Practitioner", key, "organisation", resource, str(repetition.place))
+
+
+def unknown() -> dict[str, Any]:
+    """The code that FHIR wants where a sender says nothing."""
+    return {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "unknown"}]}
+
+
+def absent() -> dict[str, Any]:
+    """The extension for an element that FHIR wants and the sender did not send."""
+    url = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+    return {"url": url, "valueCode": "unknown"}
+
+
+def language(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    found = concept(repetition, context)
+    return {"language": found} if found else None
+
+
+def identifier(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """CX -> Identifier, with its type, its assigner and its time."""
+    number = value(repetition, 1)
+    if number is None:
+        return None
+    made: dict[str, Any] = {"system": authority(repetition, 4, context), "value": number}
+    complete(made, repetition, kind_at=5, authority_at=4)
+    return made
+
+
+def complete(made: dict[str, Any], repetition: Repetition, *, kind_at: int, authority_at: int) -> None:
+    """Type and assigner of an identifier (CX.4, CX.5; XCN.9, XCN.13; XON.6, XON.7)."""
+    if kind := value(repetition, kind_at):
+        made.setdefault("type", {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": kind}]})
+    name, universal = value(repetition, authority_at), value(repetition, authority_at, 2)
+    if name or universal:
+        made["assigner"] = {"display": name or universal}
+        if universal:
+            made["assigner"]["identifier"] = {"system": "urn:ietf:rfc:3986", "value": codes.oid(universal) or universal}
+            if kind := value(repetition, authority_at, 3):
+                made["assigner"]["identifier"]["type"] = {"text": kind}
+
+
+def coded_identifier(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """CWE -> Identifier, where the code names a thing (a plan, a device)."""
+    found = concept(repetition, context)
+    if not found:
+        return None
+    coding: dict[str, str] = next(iter(found.get("coding", [])), {})
+    made = {"value": coding.get("code") or found.get("text", "")}
+    if system := coding.get("system"):
+        made["system"] = system
+    shown = found.get("text") or coding.get("display")
+    return made | ({"type": {"text": shown}} if shown else {})
+
+
+def organization_of_code(repetition: Repetition, context: Context) -> Entry | None:
+    """CWE -> an Organization, as for a manufacturer."""
+    found = concept(repetition, context)
+    if not found:
+        return None
+    coding: dict[str, str] = next(iter(found.get("coding", [])), {})
+    name, number = found.get("text") or coding.get("display"), coding.get("code")
+    resource: dict[str, Any] = {}
+    if number:
+        resource["identifier"] = [{"value": number} | ({"system": s} if (s := coding.get("system")) else {})]
+    if name:
+        resource["name"] = name
+    return context.entry("Organization", ("code", number or "", name or ""), "organisation", resource,
+                         str(repetition.place))  # fmt: skip
+
+
 def entity_identifier(repetition: Repetition, context: Context) -> dict[str, Any] | None:
     """EI -> Identifier, in the sending organisation's namespace unless it names its own."""
     number = value(repetition, 1)
     if number is None:
         return None
     universal = value(repetition, 3)
+    if value(repetition, 4) not in (None, "ISO"):
+        repetition.forget(4)
     name = value(repetition, 2)
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
     local = f"{base}/namespace/{quote(name, safe='')}" if name else f"{base}/local"
@@ -132,17 +255,41 @@ def entity_identifier(repetition: Repetition, context: Context) -> dict[str, Any
 def human_name(repetition: Repetition, _: Context) -> dict[str, Any] | None:
     """XPN -> HumanName."""
     made: dict[str, Any] = {}
-    if use := codes.NAME_USE.get((value(repetition, 7) or "").upper()):
+    if use := code_of(codes.NAME_USE, repetition, 7):
         made["use"] = use
     if family := value(repetition, 1):
         made["family"] = family
     given = [name for at in (2, 3) if (name := value(repetition, at))]
     if given:
         made["given"] = given
-    for element, at in (("prefix", 5), ("suffix", 4), ("suffix", 6)):
+    for element, at in (("prefix", 5), ("suffix", 4), ("suffix", 6), ("suffix", 14)):
         if part := value(repetition, at):
             made.setdefault(element, []).append(part)
+    _period(made, repetition, 12, 13)
     return made if "family" in made or "given" in made else None
+
+
+def _period(made: dict[str, Any], repetition: Repetition, start: int, end: int) -> None:
+    """A Period from two components, where they are times."""
+    for name, at in (("start", start), ("end", end)):
+        if text := value(repetition, at):
+            try:
+                moment = read_moment(text)
+            except TimeFormatError:
+                repetition.forget(at)
+            else:
+                made.setdefault("period", {})[name] = moment.fhir
+
+
+def code_of(table: Mapping[str, str], repetition: Repetition, component: int) -> str | None:
+    """A component through a table; what the table does not know stays for the extension."""
+    text = value(repetition, component)
+    if text is None:
+        return None
+    found = table.get(text.upper())
+    if found is None:
+        repetition.forget(component)
+    return found
 
 
 def alias(repetition: Repetition, context: Context) -> dict[str, Any] | None:
@@ -156,21 +303,30 @@ def alias(repetition: Repetition, context: Context) -> dict[str, Any] | None:
 def address(repetition: Repetition, _: Context) -> dict[str, Any] | None:
     """XAD -> Address."""
     made: dict[str, Any] = {}
-    if use := codes.ADDRESS_USE.get((value(repetition, 7) or "").upper()):
+    if use := code_of(codes.ADDRESS_USE, repetition, 7):
         made["use"] = use
     lines = [line for at in (1, 2, 8) if (line := value(repetition, at))]
+    # SAD: street name and house number are sub-components of the first.
+    lines += [part for at in (2, 3) if (part := value(repetition, 1, at)) and part not in lines]
     if lines:
         made["line"] = lines
     for element, at in (("city", 3), ("district", 9), ("state", 4), ("postalCode", 5), ("country", 6)):
         if part := value(repetition, at):
             made[element] = part
-    return made if set(made) - {"use"} else None
+    if set(made) <= {"use"}:
+        return None
+    _period(made, repetition, 13, 14)
+    return made
 
 
 def telecom(repetition: Repetition, _: Context) -> dict[str, Any] | None:
     """XTN -> ContactPoint; an e-mail is NET in .2 or .3 with the address in .4 (domain rules, PID-13)."""
     use = (value(repetition, 2) or "").upper()
     equipment = (value(repetition, 3) or "").upper()
+    if equipment not in codes.TELECOM_SYSTEM:
+        repetition.forget(3)
+    if use not in codes.TELECOM_USE and use != "NET":
+        repetition.forget(2)
     email = value(repetition, 4)
     number = value(repetition, 1) or value(repetition, 12)
     if not number:
@@ -203,14 +359,22 @@ def practitioner(repetition: Repetition, context: Context) -> Entry | None:
         return None
     resource: dict[str, Any] = {}
     if number:
-        system = authority(repetition, 9, context)
-        resource["identifier"] = [{"system": system, "value": number}]
-        key = (system, number)
+        numbered: dict[str, Any] = {"system": authority(repetition, 9, context), "value": number}
+        complete(numbered, repetition, kind_at=13, authority_at=9)
+        if (facility := value(repetition, 14)) and "assigner" not in numbered:
+            numbered["assigner"] = {"display": facility}
+        resource["identifier"] = [numbered]
+        key: tuple[str, ...] = (numbered["system"], number)
     else:
         assert name is not None
         key = ("name", name.get("family", ""), *name.get("given", []))
     if name:
         resource["name"] = [name]
+    degrees = [degree for at in (7, 21) if (degree := value(repetition, at))]
+    if degrees:
+        resource["qualification"] = [
+            {"code": {"coding": [{"system": _V2.format("0360"), "code": degree}]}} for degree in degrees
+        ]
     return context.entry("Practitioner", key, "organisation", resource, str(repetition.place))
 
 
@@ -223,11 +387,17 @@ def human_name_of_xcn(repetition: Repetition) -> dict[str, Any] | None:
         made["given"] = given
     if prefix := value(repetition, 6):
         made["prefix"] = [prefix]
+    if suffix := value(repetition, 5):
+        made["suffix"] = [suffix]
+    if use := code_of(codes.NAME_USE, repetition, 10):
+        made["use"] = use
     return made if "family" in made or given else None
 
 
 def display_of(entry: Entry) -> str | None:
     name = entry.resource.get("name")
+    if entry.type == "Location":
+        return str(entry.resource.get("description") or name)
     if isinstance(name, str):
         return name
     if not name:
@@ -248,23 +418,42 @@ def reference(owner: Entry, target: Entry) -> dict[str, Any]:
 
 
 def location(repetition: Repetition, context: Context) -> Entry | None:
-    """PL -> a Location, one for ever by facility, building, floor, point of care, room and bed."""
-    parts = {at: value(repetition, at) for at in (4, 7, 8, 1, 2, 3)}
-    name = ", ".join(part for at in (1, 2, 3, 7, 8) if (part := parts[at]))
-    if not name and not parts[4] and not value(repetition, 9):
-        return None
-    shown = name or value(repetition, 9) or parts[4] or ""
-    resource: dict[str, Any] = {"name": shown, "mode": "instance"}
-    if described := value(repetition, 9):
-        resource["description"] = described
-    if parts[3]:
-        resource["physicalType"] = _physical("bd", "Bed")
-    elif parts[2]:
-        resource["physicalType"] = _physical("ro", "Room")
-    elif parts[1]:
-        resource["physicalType"] = _physical("wa", "Ward")
-    key = tuple(part or "" for part in parts.values()) + ((shown,) if not name else ())
-    return context.entry("Location", key, "organisation", resource, str(repetition.place))
+    """PL -> the innermost Location of facility, building, floor, point of care, room and bed.
+
+    Each is one resource for ever and a part of the one around it; its description is the whole way.
+    """
+    around: Entry | None = None
+    way: list[str] = []
+    for at, code, display in _LEVELS:
+        name = value(repetition, at)
+        if name is None:
+            continue
+        way.append(name)
+        resource: dict[str, Any] = {
+            "name": name,
+            "description": ", ".join(reversed(way)),
+            "mode": "instance",
+            "physicalType": _physical(code, display),
+        }
+        if universal := value(repetition, at, 2):
+            system = codes.oid(universal)
+            held = {"system": "urn:ietf:rfc:3986", "value": system} if system else {"value": universal}
+            resource["identifier"] = [held | ({"type": {"text": of}} if (of := value(repetition, at, 3)) else {})]
+        entry = context.entry("Location", tuple(way), "organisation", resource, str(repetition.place))
+        if around is not None and "partOf" not in entry.resource:
+            entry.resource["partOf"] = entry.refer(around)
+        around = entry
+    described = value(repetition, 9)
+    if around is None and described:
+        resource = {"name": described, "mode": "instance"}
+        around = context.entry("Location", ("described", described), "organisation", resource, str(repetition.place))
+    elif around is not None and described:
+        around.resource.setdefault("alias", [described])
+    return around
+
+
+_LEVELS = ((4, "si", "Site"), (7, "bu", "Building"), (8, "lvl", "Level"), (1, "wa", "Ward"), (2, "ro", "Room"),
+           (3, "bd", "Bed"))  # fmt: skip
 
 
 def _physical(code: str, display: str) -> dict[str, Any]:
@@ -280,8 +469,10 @@ def organization(repetition: Repetition, context: Context) -> Entry | None:
     resource: dict[str, Any] = {}
     if number:
         system = authority(repetition, 6, context)
-        resource["identifier"] = [{"system": system, "value": number}]
-        key = (system, number)
+        numbered: dict[str, Any] = {"system": system, "value": number}
+        complete(numbered, repetition, kind_at=7, authority_at=6)
+        resource["identifier"] = [numbered]
+        key: tuple[str, ...] = (system, number)
     else:
         key = ("name", name or "")
     if name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from carefolio.hl7 import Message, Segment
@@ -21,10 +22,21 @@ ENCOUNTER = (
     Rule(36, "hospitalization.dischargeDisposition", dt.table_concept("0112")),
     Rule(44, "period.start", dt.instant_of_day),
     Rule(45, "period.end", dt.instant_of_day),
-    Rule(50, "identifier[]", dt.entity_identifier),
+    Rule(50, "identifier[]", dt.identifier),
+    Rule(54, "identifier[]", dt.identifier),
+    Rule(5, "hospitalization.preAdmissionIdentifier", dt.identifier),
+    Rule(18, "type[]", dt.table_concept("0018")),
+    Rule(15, "hospitalization.specialArrangement[]", dt.table_concept("0009")),
+    Rule(38, "hospitalization.dietPreference[]", dt.table_concept("0114")),
 )
-REASON = (Rule(3, "reasonCode[]", dt.concept),)
-_CLINICIANS = ((7, "ATND"), (8, "REF"), (9, "CON"), (17, "ADM"))
+REASON = (
+    Rule(3, "reasonCode[]", dt.concept),
+    Rule(12, "reasonCode[]", lambda repetition, _: {"text": shown} if (shown := repetition.whole().strip()) else None),
+    Rule(25, "priority", dt.table_concept("0217")),
+)
+_CLINICIANS = ((7, "ATND"), (8, "REF"), (9, "CON"), (17, "ADM"), (52, "PART"))
+# Beds that are not the patient's place now: how each is called in Encounter.location.
+_OTHER_PLACES = ((6, "completed"), (11, "reserved"), (42, "planned"), (43, "completed"))
 
 
 def map_encounter(message: Message, visit: Segment, patient: Entry, context: Context) -> Entry | None:
@@ -38,7 +50,9 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
     own = context.of(entry)
     resource = entry.resource
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
-    resource["identifier"] = [{"system": f"{base}/visit", "value": key[0]}]
+    numbered: dict[str, Any] = {"system": f"{base}/visit", "value": key[0]}
+    dt.complete(numbered, number, kind_at=5, authority_at=4)
+    resource["identifier"] = [numbered]
     if status := codes.ENCOUNTER_STATUS.get(event):
         resource["status"] = status
     letter = visit.get(2).strip().upper()
@@ -50,9 +64,10 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
         resource["class"] = {"system": system, "code": code} | ({"display": display} if display else {})
     resource["subject"] = entry.refer(patient)
     apply(ENCOUNTER, visit, own)
+    _clinicians(visit, _CLINICIANS, own)
     if pv2 := message.first("PV2"):
         apply(REASON, pv2, own)
-    _clinicians(visit, own)
+        _clinicians(pv2, ((13, "REF"),), own)
     _period(message, own)
     if place := next((p for r in visit.repetitions(3) if (p := dt.location(r, own))), None):
         stay: dict[str, Any] = {"location": dt.reference(entry, place), "status": "active"}
@@ -64,20 +79,52 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
         elif event == "A05":
             stay["status"] = "planned"
         resource["location"] = [stay]
+    for field, status in _OTHER_PLACES:
+        for repetition in visit.repetitions(field):
+            if other := dt.location(repetition, own):
+                put(resource, "location[]", {"location": dt.reference(entry, other), "status": status})
+    if evn := message.first("EVN"):
+        _event(evn, entry, own)
     provider = {"system": codes.ODS_CODE, "value": context.source.ods_code}
     resource["serviceProvider"] = {"identifier": provider}
     return entry
 
 
-def _clinicians(visit: Segment, context: Context) -> None:
-    for field, code in _CLINICIANS:
-        for repetition in visit.repetitions(field):
+def _clinicians(segment: Segment, fields: Sequence[tuple[int, str]], context: Context) -> None:
+    for field, code in fields:
+        for repetition in segment.repetitions(field):
             if person := dt.practitioner(repetition, context):
                 participant = {
                     "type": [{"coding": [{"system": _PARTICIPATION, "code": code}]}],
                     "individual": dt.reference(context.owner, person),
                 }
                 put(context.owner.resource, "participant[]", participant)
+
+
+def _event(segment: Segment, encounter: Entry, context: Context) -> None:
+    """EVN -> Provenance of the visit: what happened, when it was recorded, and by whom."""
+    context.claim(segment, encounter)
+    people = [person for r in segment.repetitions(5) if (person := dt.practitioner(r, context))]
+    if not people:
+        return
+    made = context.own("Provenance", ("event", *encounter.key, segment.text[4:]), "EVN")
+    recorded = next((t for r in segment.repetitions(2) if (t := dt.instant(r, context))), None)
+    system = "http://terminology.hl7.org/CodeSystem/provenance-participant-type"
+    made.resource |= {
+        "target": [made.refer(encounter)],
+        "recorded": recorded or context.mapped.time.instant.isoformat(timespec="seconds"),
+        "agent": [
+            {"type": {"coding": [{"system": system, "code": "enterer"}]}, "who": dt.reference(made, person)}
+            for person in people
+        ],
+    }
+    if trigger := segment.get(1).strip():
+        coding = {"system": "http://terminology.hl7.org/CodeSystem/v2-0003", "code": trigger}
+        made.resource["activity"] = {"coding": [coding]}
+    if reason := next((c for r in segment.repetitions(4) if (c := dt.table_concept("0062")(r, context))), None):
+        made.resource["reason"] = [reason]
+    if happened := next((t for r in segment.repetitions(6) if (t := dt.instant_of_day(r, context))), None):
+        made.resource["occurredDateTime"] = happened
 
 
 def _event_time(message: Message, context: Context) -> str | None:

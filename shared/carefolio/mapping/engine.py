@@ -15,6 +15,7 @@ def apply(rules: Sequence[Rule], segment: Segment, context: Context) -> None:
     HL7's null is noted in the owner's ``erased``.
     """
     resource = context.owner.resource
+    context.claim(segment, context.owner)
     for rule in rules:
         text = segment.field(rule.field)
         if not text:
@@ -27,6 +28,7 @@ def apply(rules: Sequence[Rule], segment: Segment, context: Context) -> None:
         for repetition in segment.repetitions(rule.field):
             value = rule.convert(repetition, context)
             if value is None:
+                repetition.forget()
                 continue
             put(resource, rule.element, value)
             if not many:

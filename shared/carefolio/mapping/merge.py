@@ -25,6 +25,11 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
     for element, value in incoming.items():
         if element == "identifier":
             merged[element] = _identifiers(current.get(element, []), value)
+        elif element == "extension":
+            known = current.get(element, [])
+            lasting, passing = (known, value) if older else (value, known)
+            urls = {extension["url"] for extension in lasting}
+            merged[element] = [*lasting, *(extension for extension in passing if extension["url"] not in urls)]
         elif element in _SLOTS and kind == "Patient":
             if not older:
                 merged[element] = _by_slot(element, current.get(element, []), value)

@@ -1,63 +1,175 @@
-"""Which segments make which resources, per message family."""
+"""Which segments make which resources. Every message that has a type is mapped; what has no home is kept."""
 
 from __future__ import annotations
 
-from carefolio.hl7 import HL7Error, Message, Place, read_moment
-from carefolio.hl7.errors import SEGMENT_SEQUENCE
+from datetime import UTC, datetime
+
+from carefolio.hl7 import HL7Error, Message, Moment, Place, Segment, TimeFormatError, read_moment
+from carefolio.hl7.errors import REQUIRED_FIELD_MISSING
+from carefolio.mapping.documents import map_document
 from carefolio.mapping.encounter import map_allergy, map_condition, map_encounter
+from carefolio.mapping.header import map_header
+from carefolio.mapping.kept import keep
 from carefolio.mapping.model import Context, Entry, Mapped, Source
+from carefolio.mapping.orders import DETAILS, groups, map_order
 from carefolio.mapping.patient import map_patient
-from carefolio.mapping.results import map_results
+from carefolio.mapping.people import map_coverage, map_guarantor, map_next_of_kin, map_role
+from carefolio.mapping.procedures import map_adverse_reaction, map_charge, map_problem, map_procedure
+from carefolio.mapping.results import map_results, note
+from carefolio.mapping.scheduling import map_appointment
+from carefolio.mapping.serialise import dumps
 
-SUPPORTED = frozenset(
-    f"ADT^{event}"
-    for event in ("A01", "A02", "A03", "A04", "A05", "A08", "A11", "A12", "A13", "A28", "A31")
-) | {"ORU^R01"}  # fmt: skip
-
-
-# The resource types that mapped messages are made of.
+# The resource types that mapped messages are made of (MessageHeader and Provenance aside, which say where from).
 MAPPED_TYPES = (
-    "AllergyIntolerance", "Condition", "DiagnosticReport", "Encounter", "Location", "Observation", "Organization",
-    "Patient", "Practitioner", "Specimen",
+    "AllergyIntolerance", "Appointment", "ChargeItem", "Condition", "Coverage", "DiagnosticReport",
+    "DocumentReference", "Encounter", "Immunization", "Location", "MedicationAdministration", "MedicationDispense",
+    "MedicationRequest", "NutritionOrder", "Observation", "Organization", "Patient", "Practitioner",
+    "PractitionerRole", "Procedure", "Provenance", "RelatedPerson", "ServiceRequest", "Specimen", "SupplyRequest",
 )  # fmt: skip
+# Results are reported; everything else with an order segment asks for something or tells that it was done.
+_RESULTS = frozenset({"ORU", "OUL", "ORF", "OPU"})
+# Questions, their answers and acknowledgements say nothing that is new to a record; master files are of no patient.
+_NOT_FOR_THE_RECORD = frozenset({"ACK", "QBP", "QRY", "QCN", "RSP", "ADR", "ORF", "MFN", "MFK", "MCF", "NMD", "BTS"})
+# Joining and moving people is decided by rules of its own.
+_JOINING = frozenset({
+    "A17", "A18", "A24", "A30", "A34", "A35", "A36", "A37", "A39", "A40", "A41", "A42", "A43", "A44", "A45",
+    "A46", "A47", "A48", "A49", "A50", "A51",
+})  # fmt: skip
 
 
 class UnsupportedTypeError(Exception):
-    """No map exists for the message type yet; the message is kept and can be replayed."""
+    """The message is mapped, but the record has no rule for it yet; it is kept and can be replayed."""
+
+
+def check_applicable(message: Message) -> None:
+    """Raise UnsupportedTypeError for what maps to a Bundle but must not change a record (yet)."""
+    if message.code in _NOT_FOR_THE_RECORD:
+        raise UnsupportedTypeError("a message of this type does not change a record")
+    if message.code == "ADT" and message.event in _JOINING:
+        raise UnsupportedTypeError("no rule yet for messages that join, move or link records")
+    people = sum(1 for _ in message.all("PID"))
+    if people != 1:
+        raise UnsupportedTypeError("no patient in the message" if not people else "more than one patient")
 
 
 def map_message(message: Message, source: Source) -> Mapped:
-    """The resources of one message.
+    """The resources of one message of any type.
 
-    Raises UnsupportedTypeError for a type without a map, and HL7Error where the message lacks what the map needs.
+    Raises HL7Error where it has no type. What a converter cannot use is in an extension with its v2 position.
     """
-    if message.type not in SUPPORTED:
-        raise UnsupportedTypeError(message.type)
-    mapped = Mapped(message.event, read_moment(message.header.get(7), source.zone))
+    if not message.code:
+        raise HL7Error(REQUIRED_FIELD_MISSING, Place("MSH", 1, 9), "message type is missing")
+    for segment in message.segments:
+        segment.looked_at = set()
+    mapped = Mapped(message.event, _time(message, source), message.control_id)
     nobody = Entry("Bundle", (), "shared", {}, "MSH")
     context = Context(source, mapped, nobody)
-    pid = message.first("PID")
-    if pid is None:
-        raise HL7Error(SEGMENT_SEQUENCE, Place("PID"), "no patient in the message")
-    if any(segment.occurrence > 1 for segment in message.all("PID")):
-        raise HL7Error(SEGMENT_SEQUENCE, Place("PID", 2), "one message is about one patient")
-    patient = map_patient(message, pid, context)
-    visit = message.first("PV1")
-    encounter = map_encounter(message, visit, patient, context) if visit else None
-    if message.code == "ORU":
-        if encounter is not None:
-            _complete(encounter)
-        map_results(message, patient, encounter, context)
-        return mapped
-    for diagnosis in message.all("DG1"):
-        map_condition(diagnosis, patient, encounter, context)
-    for allergy in message.all("AL1"):
-        map_allergy(allergy, patient, context)
-    if encounter is not None:
-        _complete(encounter)
+    header = map_header(message, context)
+    patient = encounter = None
+    if pid := message.first("PID"):
+        patient = map_patient(message, pid, context)
+    if patient and (visit := message.first("PV1")):
+        encounter = map_encounter(message, visit, patient, context)
+    _clinical(message, patient, encounter, context)
+    if encounter:
+        # A message that only mentions a visit does not know its status; FHIR wants one.
+        encounter.resource.setdefault("status", "unknown")
+    _notes(message, patient, context)
+    keep(message, context, _main(mapped, patient, encounter) or header)
+    _drop_copies(mapped)
     return mapped
 
 
-def _complete(encounter: Entry) -> None:
-    """A message that only mentions a visit does not know its status; FHIR wants one."""
-    encounter.resource.setdefault("status", "unknown")
+def _drop_copies(mapped: Mapped) -> None:
+    """A segment that is repeated word for word says nothing twice: its resource is the first one's."""
+    while True:
+        replaced: dict[int, Entry] = {}
+        known: dict[bytes, Entry] = {}
+        for entry in mapped.entries:
+            for reference, target in entry.references:
+                reference["reference"] = str(id(target))
+            first = known.setdefault(dumps(entry.resource), entry)
+            if first is not entry and entry.scope == "patient":
+                replaced[id(entry)] = first
+        if not replaced:
+            return
+        mapped.entries = [entry for entry in mapped.entries if id(entry) not in replaced]
+        for entry in mapped.entries:
+            entry.references = [(reference, replaced.get(id(to), to)) for reference, to in entry.references]
+            for element in ("result", "specimen", "supportingInfo"):
+                if isinstance(listed := entry.resource.get(element), list):
+                    targets = {id(reference): id(target) for reference, target in entry.references}
+                    once = {targets.get(id(reference)): reference for reference in reversed(listed)}
+                    entry.resource[element] = list(reversed(once.values()))
+
+
+def _time(message: Message, source: Source) -> Moment:
+    try:
+        return read_moment(message.header.get(7), source.zone)
+    except TimeFormatError:
+        return Moment(datetime(1900, 1, 1, tzinfo=UTC), 0, "1900-01-01")
+
+
+def _clinical(message: Message, patient: Entry | None, encounter: Entry | None, context: Context) -> None:
+    if message.code in _RESULTS:
+        map_results(message, patient, encounter, context)
+    else:
+        if (header := message.first("TXA")) is not None:
+            map_document(message, header, patient, encounter, context)
+        if any(segment.name == "ORC" or segment.name in DETAILS for segment in message.segments):
+            for group in groups(message):
+                order = map_order(group, message, patient, encounter, context)
+                map_results(message, patient, encounter, context, group=group, order=order)
+    if (schedule := message.first("SCH")) is not None:
+        map_appointment(message, schedule, patient, context)
+    if patient is None:
+        return
+    loose = [segment for segment in message.all("OBX") if id(segment) not in context.claims]
+    if loose:
+        map_results(message, patient, encounter, context, group=loose)
+    policies = list(message.all("IN2"))
+    for number, policy in enumerate(message.all("IN1")):
+        map_coverage(policy, policies[number] if number < len(policies) else None, patient, context)
+    for segment in message.segments:
+        _single(segment, patient, encounter, context)
+
+
+def _single(segment: Segment, patient: Entry, encounter: Entry | None, context: Context) -> None:
+    """Segments that are one resource each."""
+    if segment.name == "DG1":
+        map_condition(segment, patient, encounter, context)
+    elif segment.name == "AL1":
+        map_allergy(segment, patient, context)
+    elif segment.name == "IAM":
+        map_adverse_reaction(segment, patient, context)
+    elif segment.name == "PR1":
+        map_procedure(segment, patient, encounter, context)
+    elif segment.name == "PRB":
+        map_problem(segment, patient, encounter, context)
+    elif segment.name == "FT1":
+        map_charge(segment, patient, encounter, context)
+    elif segment.name == "NK1":
+        map_next_of_kin(segment, patient, context)
+    elif segment.name == "GT1":
+        map_guarantor(segment, patient, context)
+    elif segment.name in ("PRT", "ROL"):
+        map_role(segment, context)
+
+
+def _notes(message: Message, patient: Entry | None, context: Context) -> None:
+    """NTE belongs to the segment before it."""
+    before: Entry | None = patient
+    for segment in message.segments:
+        if segment.name == "NTE":
+            if before is not None and id(segment) not in context.claims:
+                note(segment, before, context)
+        else:
+            before = context.claims.get(id(segment), before)
+
+
+def _main(mapped: Mapped, patient: Entry | None, encounter: Entry | None) -> Entry | None:
+    """Where a segment without a resource of its own belongs: the visit, the main thing of the message, the patient."""
+    if encounter:
+        return encounter
+    own = (e for e in mapped.entries if e.scope == "patient" and e.type not in ("MessageHeader", "Patient"))
+    return next(own, patient)

@@ -68,6 +68,7 @@ class Mapped:
 
     event: str
     time: Moment
+    control_id: str = ""
     entries: list[Entry] = field(default_factory=list)
     patient: Entry | None = None
     identifiers: list[PatientIdentifier] = field(default_factory=list)
@@ -83,9 +84,14 @@ class Context:
     owner: Entry
     shared: dict[tuple[str, ...], Entry] = field(default_factory=dict)
     counts: dict[tuple[str, ...], int] = field(default_factory=dict)
+    claims: dict[int, Entry] = field(default_factory=dict)
 
     def of(self, owner: Entry) -> Context:
-        return Context(self.source, self.mapped, owner, self.shared, self.counts)
+        return Context(self.source, self.mapped, owner, self.shared, self.counts, self.claims)
+
+    def claim(self, segment: Segment, owner: Entry) -> None:
+        """The resource that a segment belongs to: it keeps what has no home of its own."""
+        self.claims.setdefault(id(segment), owner)
 
     def own(self, kind: str, key: tuple[str, ...], place: str) -> Entry:
         """A new entry in the patient's record; one more with the same identity in one message is counted."""

@@ -10,6 +10,7 @@ from carefolio.mapping import codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply
 from carefolio.mapping.model import Context, Entry, PatientIdentifier, Rule
+from carefolio.mapping.people import contact_of
 
 _NHS_AUTHORITY = {"NHS", "NHSNBR", "NHSNUMBER", "2.16.840.1.113883.2.1.4.1"}
 _STATUS = re.compile(r"\{status:(\d\d)\}", re.IGNORECASE)
@@ -19,11 +20,6 @@ _NATIONAL = {
     "CHI": "urn:oid:2.16.840.1.113883.2.1.3.2.4.16.53",
     "HCN": "https://fhir.hscni.net/Id/hcn",
 }
-
-
-def _language(repetition: Repetition, context: Context) -> dict[str, Any] | None:
-    language = dt.concept(repetition, context)
-    return {"language": language} if language else None
 
 
 def _ethnic_category(repetition: Repetition, context: Context) -> dict[str, Any] | None:
@@ -52,8 +48,9 @@ PATIENT = (
     Rule(8, "gender", dt.translate(codes.ADMINISTRATIVE_GENDER)),
     Rule(11, "address[]", dt.address),
     Rule(13, "telecom[]", dt.telecom, slot="home"),
+    Rule(40, "telecom[]", dt.telecom, slot="home"),
     Rule(14, "telecom[]", dt.work_telecom, slot="work"),
-    Rule(15, "communication[]", _language),
+    Rule(15, "communication[]", dt.language),
     Rule(16, "maritalStatus", _marital_status),
     Rule(22, "extension[]", _ethnic_category),
 )
@@ -72,17 +69,18 @@ def map_patient(message: Message, pid: Segment, context: Context) -> Entry:
     entry.resource["active"] = True
     apply(PATIENT, pid, own)
     _death(pid, own)
+    _birth(pid, entry, own)
     if pd1 := message.first("PD1"):
         apply(PRACTICE, pd1, own)
     for next_of_kin in message.all("NK1"):
-        if contact := _contact(next_of_kin, own):
+        if contact := contact_of(next_of_kin, own):
             entry.resource.setdefault("contact", []).append(contact)
     return entry
 
 
 def _identifiers(pid: Segment, context: Context) -> None:
     resource = context.owner.resource
-    for field in (3, 2, 4, 19):
+    for field in (3, 2, 4, 18, 19, 20):
         for repetition in pid.repetitions(field):
             number = dt.value(repetition, 1)
             if number is None:
@@ -127,9 +125,11 @@ def _identifier(
     system = dt.authority(repetition, 4, context)
     if kind in _PERSON_NUMBERS and repetition.place.field in (2, 3):
         usable.append(PatientIdentifier(system, number, False, None, place))
+    kind = kind or {18: "AN", 19: "SS", 20: "DL"}.get(repetition.place.field, "")
     made = {"system": system, "value": number}
     if kind:
         made["type"] = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": kind}]}
+    dt.complete(made, repetition, kind_at=5, authority_at=4)
     return made
 
 
@@ -149,6 +149,29 @@ def _reliability(pid: Segment) -> str | None:
     return code if re.fullmatch(r"0[1-8]", code) else None
 
 
+def _birth(pid: Segment, patient: Entry, context: Context) -> None:
+    """One of several (PID-24, -25), and the mother (PID-6, -21) as a related person."""
+    order, several = pid.get(25).strip(), pid.get(24).strip().upper()
+    if re.fullmatch(r"[1-9]", order):
+        patient.resource["multipleBirthInteger"] = int(order)
+    elif several in ("Y", "N"):
+        patient.resource["multipleBirthBoolean"] = several == "Y"
+    names = [name for r in pid.repetitions(6) if (name := dt.human_name(r, context))]
+    numbers = [number for r in pid.repetitions(21) if (number := dt.identifier(r, context))]
+    if not names and not numbers:
+        return
+    mother = context.own("RelatedPerson", ("mother",), "PID")
+    system = "http://terminology.hl7.org/CodeSystem/v3-RoleCode"
+    mother.resource |= {
+        "patient": mother.refer(patient),
+        "relationship": [{"coding": [{"system": system, "code": "MTH", "display": "mother"}]}],
+    }
+    if names:
+        mother.resource["name"] = [name | {"use": "maiden"} for name in names]
+    if numbers:
+        mother.resource["identifier"] = numbers
+
+
 def _death(pid: Segment, context: Context) -> None:
     resource = context.owner.resource
     when = next((dt.instant_of_day(r, context) for r in pid.repetitions(29)), None)
@@ -157,18 +180,3 @@ def _death(pid: Segment, context: Context) -> None:
         resource["deceasedDateTime"] = when
     elif indicator in ("Y", "N"):
         resource["deceasedBoolean"] = indicator == "Y"
-
-
-def _contact(nk1: Segment, context: Context) -> dict[str, Any] | None:
-    made: dict[str, Any] = {}
-    for field, element, convert in ((2, "name", dt.human_name), (4, "address", dt.address)):
-        found = next((c for r in nk1.repetitions(field) if (c := convert(r, context))), None)
-        if found:
-            made[element] = found
-    phones = [c for field in (5, 6) for r in nk1.repetitions(field) if (c := dt.telecom(r, context))]
-    if phones:
-        made["telecom"] = phones
-    relation = next((c for r in nk1.repetitions(3) if (c := dt.table_concept("0131")(r, context))), None)
-    if made and relation:
-        made["relationship"] = [relation]
-    return made or None

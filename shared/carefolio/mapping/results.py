@@ -14,6 +14,7 @@ from carefolio.mapping import codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
+from carefolio.mapping.orders import map_order
 
 REPORT = (
     Rule(4, "code", dt.concept),
@@ -28,39 +29,84 @@ OBSERVATION = (
     Rule(16, "performer[]", dt.practitioner_reference),
     Rule(17, "method", dt.concept),
     Rule(23, "performer[]", dt.organization_reference),
+    Rule(25, "performer[]", dt.practitioner_reference),
+    Rule(19, "issued", dt.instant),
+    Rule(20, "bodySite", dt.concept),
 )
 SPECIMEN = (
-    Rule(2, "identifier[]", dt.entity_identifier),
+    Rule(2, "identifier[]", dt.entity_identifier_pair),
+    Rule(6, "container[].additiveCodeableConcept", dt.table_concept("0371")),
+    Rule(7, "collection.method", dt.table_concept("0488")),
+    Rule(24, "condition[]", dt.table_concept("0493")),
+    Rule(27, "container[].type", dt.concept),
+    Rule(30, "accessionIdentifier", dt.identifier),
     Rule(4, "type", dt.table_concept("0487")),
     Rule(8, "collection.bodySite", dt.concept),
     Rule(17, "collection.collectedDateTime", dt.instant_of_day),
     Rule(18, "receivedTime", dt.instant_of_day),
 )
+REQUEST_SPECIMEN = (
+    Rule(15, "type", dt.specimen_source),
+    Rule(14, "receivedTime", dt.instant_of_day),
+    Rule(7, "collection.collectedDateTime", dt.instant_of_day),
+)
 _TEXT = frozenset({"TX", "FT", "ST"})
 
 
-def map_results(message: Message, patient: Entry, encounter: Entry | None, context: Context) -> None:
-    """Every order group of an ORU, from its OBR to the next."""
-    groups: list[list[Segment]] = []
-    order: Segment | None = None
+def map_results(
+    message: Message,
+    patient: Entry | None,
+    encounter: Entry | None,
+    context: Context,
+    *,
+    group: Sequence[Segment] | None = None,
+    order: Entry | None = None,
+) -> None:
+    """Every order group of a report, from its OBR to the next.
+
+    With ``group``, the results of that one group (of an ``order``, or of none) without a report around them.
+    """
+    if group is not None:
+        request = next((segment for segment in group if segment.name == "OBR"), None)
+        number = order.key if order else (message.control_id,)
+        specimens = [_specimen(s, "|".join(number), patient, context) for s in group if s.name == "SPM"]
+        if order and specimens and order.type == "ServiceRequest":
+            order.resource["specimen"] = [order.refer(specimen) for specimen in specimens]
+        made = _results(group, request, order, number, patient, encounter, specimens[0] if specimens else None, context)
+        if order and order.type == "ServiceRequest" and made:
+            order.resource["supportingInfo"] = [order.refer(entry) for entry in made]
+        elif order and order.type in ("Immunization", "MedicationAdministration"):
+            for entry in made:
+                entry.resource["partOf"] = [entry.refer(order)]
+        return
+    for part in _groups(message):
+        _map_group(part, message, patient, encounter, context)
+
+
+def _groups(message: Message) -> list[list[Segment]]:
+    """From ORC (or the OBR of a group without one) to the next; each has one OBR, first."""
+    found: list[list[Segment]] = []
+    before: list[Segment] = []
     for segment in message.segments:
-        if segment.name == "ORC":
-            order = segment
-        elif segment.name == "OBR":
-            groups.append([segment] + ([order] if order else []))
-            order = None
-        elif groups and segment.name in ("OBX", "NTE", "SPM"):
-            groups[-1].append(segment)
-    for group in groups:
-        _map_group(group, patient, encounter, context)
+        if segment.name == "OBR":
+            found.append([segment, *before])
+            before = []
+        elif segment.name == "ORC":
+            before = [segment]
+        elif found and not before:
+            found[-1].append(segment)
+    return found
 
 
-def _map_group(group: Sequence[Segment], patient: Entry, encounter: Entry | None, context: Context) -> None:
+def _map_group(
+    group: Sequence[Segment], message: Message, patient: Entry | None, encounter: Entry | None, context: Context
+) -> None:
     request = group[0]
     order = next((segment for segment in group if segment.name == "ORC"), None)
-    filler = request.get(3).strip() or (order.get(3).strip() if order else "")
+    filler = request.get(3).strip() or (order.get(3).strip() if order else "") or request.get(2).strip()
     service = request.get(4, 1).strip() or request.get(4, 2).strip()
     report = context.own("DiagnosticReport", (filler, service), str(request.place()))
+    context.claim(request, report)
     own = context.of(report)
     resource = report.resource
     resource["status"] = codes.REPORT_STATUS.get(request.get(25).strip().upper(), "unknown")
@@ -71,93 +117,150 @@ def _map_group(group: Sequence[Segment], patient: Entry, encounter: Entry | None
                 identifier["type"] = {"coding": [{"system": system, "code": kind}]}
                 put(resource, "identifier[]", identifier)
     apply(REPORT, request, own)
-    resource.setdefault("code", _unknown())
-    resource["subject"] = report.refer(patient)
+    resource.setdefault("code", dt.unknown())
+    for field in (34, 35):
+        for repetition in request.repetitions(field):
+            if person := dt.practitioner_of_ndl(repetition, own):
+                put(resource, "performer[]", dt.reference(report, person))
+    ordered = map_order([*([order] if order else []), *group], message, patient, encounter, context)
+    resource["basedOn"] = [report.refer(ordered)]
+    if patient:
+        resource["subject"] = report.refer(patient)
     if encounter:
         resource["encounter"] = report.refer(encounter)
     specimens = [_specimen(segment, filler, patient, context) for segment in group if segment.name == "SPM"]
+    if not specimens and (specimen := _specimen_of_request(request, filler, patient, context)):
+        specimens = [specimen]
     if specimens:
         resource["specimen"] = [report.refer(specimen) for specimen in specimens]
-    _results(group, report, (filler, service), patient, encounter, specimens[0] if specimens else None, context)
+    first = specimens[0] if specimens else None
+    made = _results(group, request, report, (filler, service), patient, encounter, first, context)
+    if made:
+        resource["result"] = [report.refer(entry) for entry in made]
 
 
-def _specimen(segment: Segment, filler: str, patient: Entry, context: Context) -> Entry:
-    number = segment.get(2).strip() or segment.get(1).strip() or str(segment.occurrence)
-    entry = context.own("Specimen", (filler, number), str(segment.place()))
+def _specimen_of_request(request: Segment, filler: str, patient: Entry | None, context: Context) -> Entry | None:
+    """OBR-9, -10, -14, -15: what senders before 2.5 say of the specimen."""
+    if not any(request.field(field).strip("^&~ ") for field in (10, 15)):
+        return None
+    entry = context.own("Specimen", (filler, "OBR"), str(request.place()))
+    own, resource = context.of(entry), entry.resource
+    claimed = context.claims.get(id(request))
+    apply(REQUEST_SPECIMEN, request, own)
+    if claimed:
+        context.claims[id(request)] = claimed
+    for repetition in request.repetitions(10):
+        if person := dt.practitioner(repetition, own):
+            resource.setdefault("collection", {}).setdefault("collector", dt.reference(entry, person))
+    if patient:
+        resource["subject"] = entry.refer(patient)
+    return entry
+
+
+def _specimen(segment: Segment, filler: str, patient: Entry | None, context: Context) -> Entry:
+    number = segment.field(2)
+    key = ("SPM", number) if number else (filler, segment.get(1).strip() or str(segment.occurrence))
+    entry = context.own("Specimen", key, str(segment.place()))
     apply(SPECIMEN, segment, context.of(entry))
-    entry.resource["subject"] = entry.refer(patient)
+    for repetition in segment.repetitions(14):
+        put(entry.resource, "note[]", {"text": repetition.whole()})
+    amount = dt.decimal(segment.get(12).strip())
+    if amount is not None:
+        made = {"value": amount} | ({"unit": unit} if (unit := segment.get(12, 2).strip()) else {})
+        entry.resource.setdefault("collection", {})["quantity"] = made
+    if patient:
+        entry.resource["subject"] = entry.refer(patient)
     return entry
 
 
 def _results(
     group: Sequence[Segment],
-    report: Entry,
-    order: tuple[str, str],
-    patient: Entry,
+    request: Segment | None,
+    report: Entry | None,
+    order: tuple[str, ...],
+    patient: Entry | None,
     encounter: Entry | None,
     specimen: Entry | None,
     context: Context,
-) -> None:
-    request = group[0]
+) -> list[Entry]:
+    """The Observations of a group; embedded files go to the report, where there is one."""
     by_key: dict[tuple[str, ...], Entry] = {}
-    last: Entry = report
+    made: list[Entry] = []
     for segment in group:
-        if segment.name == "NTE":
-            _note(segment, last)
-        if segment.name != "OBX":
+        if segment.name != "OBX" or id(segment) in context.claims:
             continue
         kind = segment.get(2).strip().upper()
-        if kind in ("ED", "RP"):
-            _attachment(segment, report, context)
+        if kind in ("ED", "RP") and report is not None and report.type == "DiagnosticReport":
+            context.claim(segment, report)
+            if found := attachment(segment, context):
+                report.resource.setdefault("presentedForm", []).append(found)
             continue
         coded = segment.get(3, 1).strip() or segment.get(3, 2).strip()
-        key = (*order, coded or order[1], segment.get(3, 3).strip(), segment.get(4).strip())
+        key = (*order, coded or order[-1], segment.get(3, 3).strip(), segment.get(4).strip())
         known = by_key.get(key)
         if known is not None and kind in _TEXT and "valueString" in known.resource:
             # A textual report: lines that share OBX-3 are one text.
             known.resource["valueString"] += "\n" + _whole(segment)
-            last = known
+            context.claim(segment, known)
             continue
-        entry = by_key[key] = last = context.own("Observation", key, str(segment.place()))
+        entry = by_key[key] = context.own("Observation", key, str(segment.place()))
+        made.append(entry)
         _observation(segment, request, entry, context)
         resource = entry.resource
-        resource["subject"] = entry.refer(patient)
+        if patient:
+            resource["subject"] = entry.refer(patient)
         if encounter:
             resource["encounter"] = entry.refer(encounter)
         if specimen:
             resource["specimen"] = entry.refer(specimen)
-        report.resource.setdefault("result", []).append(report.refer(entry))
+    return made
 
 
-def _observation(segment: Segment, request: Segment, entry: Entry, context: Context) -> None:
+def _observation(segment: Segment, request: Segment | None, entry: Entry, context: Context) -> None:
     own, resource = context.of(entry), entry.resource
     resource["status"] = codes.OBSERVATION_STATUS.get(segment.get(11).strip().upper(), "unknown")
     apply(OBSERVATION, segment, own)
+    if sub_id := segment.get(4).strip():
+        resource["identifier"] = [{"system": f"{codes.BASE}/Id/observation-sub-id", "value": sub_id}]
+    if equipment := next((c for r in segment.repetitions(18) if (c := dt.entity_identifier(r, own))), None):
+        resource["device"] = {"identifier": equipment}
     if "code" not in resource:
-        resource["code"] = next((c for r in request.repetitions(4) if (c := dt.concept(r, own))), _unknown())
-    if "effectiveDateTime" not in resource:
+        asked = request.repetitions(4) if request else []
+        resource["code"] = next((c for r in asked if (c := dt.concept(r, own))), dt.unknown())
+    if "effectiveDateTime" not in resource and request is not None:
         taken = next((t for r in request.repetitions(7) if (t := dt.instant_of_day(r, own))), None)
         if taken:
             resource["effectiveDateTime"] = taken
     resource.update(_value(segment, own))
     for repetition in segment.repetitions(8):
-        code = repetition.get(1).strip()
-        if code:
-            coding = {"system": codes.interpretation_system(code), "code": code}
-            put(resource, "interpretation[]", {"coding": [coding]})
+        if (code := repetition.get(1).strip()) and (flag := dt.concept(repetition, own)):
+            flag["coding"][0]["system"] = codes.interpretation_system(code)
+            put(resource, "interpretation[]", flag)
+    _laboratory(segment, entry, own)
     if band := _range(segment):
         resource["referenceRange"] = [band]
 
 
-def _unknown() -> dict[str, Any]:
-    """What FHIR wants where a sender says nothing."""
-    return {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "unknown"}]}
+def _laboratory(segment: Segment, entry: Entry, context: Context) -> None:
+    """OBX-15, -23, -24, -25: the laboratory, where it is, and who directs it."""
+    laboratory: Entry | None = None
+    for repetition in segment.repetitions(23):
+        laboratory = laboratory or dt.organization(repetition, context)
+    for repetition in segment.repetitions(15):
+        if producer := dt.organization_of_code(repetition, context):
+            put(entry.resource, "performer[]", dt.reference(entry, producer))
+            laboratory = laboratory or producer
+    if laboratory is None:
+        return
+    for repetition in segment.repetitions(24):
+        if where := dt.address(repetition, context):
+            put(laboratory.resource, "address[]", where)
 
 
 def _value(segment: Segment, context: Context) -> dict[str, Any]:
     repetitions = segment.repetitions(5)
     if not repetitions:
-        return {"dataAbsentReason": _unknown()}
+        return {"dataAbsentReason": dt.unknown()}
     convert = _VALUES.get(segment.get(2).strip().upper())
     if convert and len(repetitions) == 1 and (made := convert(segment, context)):
         return made
@@ -240,27 +343,27 @@ def _range(segment: Segment) -> dict[str, Any] | None:
     return made
 
 
-def _attachment(segment: Segment, report: Entry, context: Context) -> None:
-    """ED -> the report's presentedForm. An RP points to where the sender keeps it."""
+def attachment(segment: Segment, context: Context) -> dict[str, Any] | None:
+    """ED -> an Attachment with its data; an RP points to where the sender keeps it."""
     repetition = next(iter(segment.repetitions(5)), None)
     if repetition is None:
-        return
+        return None
     title = segment.get(3, 2).strip() or segment.get(3, 1).strip()
     made: dict[str, Any] = {"title": title} if title else {}
     if segment.get(2).strip().upper() == "RP":
         made["url"] = repetition.get(1).strip()
-    else:
-        kinds = [part.lower() for at in (2, 3) if (part := repetition.get(at).strip())]
-        made["contentType"] = _media_type(kinds)
-        data = "".join(repetition.get(5).split())
-        if repetition.get(4).strip().lower() == "base64" and _is_base64(data):
-            made["data"] = data
-        else:
-            if repetition.get(4).strip().lower() == "base64":
-                made["contentType"] = "text/plain"
-                context.mapped.notes.append(f"{segment.place(5)}: says base64 and is none; kept as text")
-            made["data"] = base64.b64encode(repetition.get(5).encode()).decode()
-    report.resource.setdefault("presentedForm", []).append(made)
+        return made
+    kinds = [part.lower() for at in (2, 3) if (part := repetition.get(at).strip())]
+    made["contentType"] = _media_type(kinds)
+    data = "".join(repetition.get(5).split())
+    if repetition.get(4).strip().lower() == "base64" and _is_base64(data):
+        made["data"] = data
+        return made
+    if repetition.get(4).strip().lower() == "base64":
+        made["contentType"] = "text/plain"
+        context.mapped.notes.append(f"{segment.place(5)}: says base64 and is none; kept as text")
+    made["data"] = base64.b64encode((repetition.get(5) or repetition.get(1)).encode()).decode()
+    return made
 
 
 def _is_base64(text: str) -> bool:
@@ -281,15 +384,32 @@ def _media_type(kinds: Sequence[str]) -> str:
     return next((known[kind] for kind in reversed(kinds) if kind in known), "application/octet-stream")
 
 
-def _note(segment: Segment, owner: Entry) -> None:
-    note = "\n".join(r.whole() for r in segment.repetitions(3)).strip()
-    if not note:
+# Resource types whose notes are Annotations.
+_NOTED = frozenset({
+    "AllergyIntolerance", "Condition", "Immunization", "MedicationAdministration", "MedicationDispense",
+    "MedicationRequest", "Observation", "Procedure", "ServiceRequest", "Specimen", "ChargeItem",
+})  # fmt: skip
+
+
+def note(segment: Segment, owner: Entry, context: Context) -> None:
+    """NTE -> the owner's note; of a report its conclusion, of an appointment its comment."""
+    context.claim(segment, owner)
+    if owner.type not in _NOTED and owner.type not in ("DiagnosticReport", "Appointment"):
         return
-    if owner.type == "Observation":
-        owner.resource.setdefault("note", []).append({"text": note})
+    text = "\n".join(r.whole() for r in segment.repetitions(3)).strip()
+    if not text:
+        return
+    if owner.type in _NOTED:
+        made: dict[str, Any] = {"text": text}
+        if when := next((t for r in segment.repetitions(6) if (t := dt.instant_of_day(r, context))), None):
+            made["time"] = when
+        if person := next((p for r in segment.repetitions(5) if (p := dt.practitioner(r, context))), None):
+            made["authorReference"] = dt.reference(owner, person)
+        owner.resource.setdefault("note", []).append(made)
     else:
-        before = owner.resource.get("conclusion")
-        owner.resource["conclusion"] = f"{before}\n{note}" if before else note
+        element = "conclusion" if owner.type == "DiagnosticReport" else "comment"
+        before = owner.resource.get(element)
+        owner.resource[element] = f"{before}\n{text}" if before else text
 
 
 def _whole(segment: Segment) -> str:

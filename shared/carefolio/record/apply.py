@@ -16,7 +16,7 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.cloud.telemetry import Event, log, span, where
 from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.hl7 import HL7Error, read
-from carefolio.mapping import Entry, Mapped, Source, UnsupportedTypeError, map_message, merge
+from carefolio.mapping import Entry, Mapped, Source, UnsupportedTypeError, check_applicable, map_message, merge
 from carefolio.mapping.merge import MERGED
 from carefolio.mapping.serialise import dumps
 from carefolio.record import matching
@@ -92,8 +92,8 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
                 mapped = await asyncio.to_thread(_map, message)
             else:
                 mapped = _map(message)
-        except UnsupportedTypeError:
-            return await _settle(pool, message, Outcome("unsupported", "no map for this message type yet"))
+        except UnsupportedTypeError as error:
+            return await _settle(pool, message, Outcome("unsupported", str(error)))
         except (HL7Error, ValueError) as error:
             reason = str(error) if isinstance(error, HL7Error) else "the message could not be mapped"
             return await _settle(pool, message, Outcome("failed", reason))
@@ -121,7 +121,12 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
 
 
 def _map(message: asyncpg.Record) -> Mapped:
-    return map_message(read(message["raw"]), Source(message["ods_code"]))
+    parsed = read(message["raw"])
+    check_applicable(parsed)
+    mapped = map_message(parsed, Source(message["ods_code"]))
+    # The message itself is kept with all that its header says.
+    mapped.entries = [entry for entry in mapped.entries if entry.type != "MessageHeader"]
+    return mapped
 
 
 async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException) -> bool:

@@ -1,0 +1,81 @@
+"""What has no native home is kept: an extension with its v2 position and value, on the segment's own resource."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from carefolio.hl7 import Message, Segment
+from carefolio.hl7.reader import unescape
+from carefolio.mapping import codes
+from carefolio.mapping.model import Context, Entry
+
+# Positions that say how the message is written, not what it says: delimiters, numbering, the type of OBX-5.
+_SET_IDS = frozenset({
+    "PID", "NK1", "PV1", "OBR", "OBX", "NTE", "DG1", "AL1", "IAM", "IN1", "GT1", "SPM", "TQ1", "TQ2", "FT1",
+    "PR1", "AIS", "AIG", "AIL", "AIP", "RGS", "DB1", "TXA", "CTI", "SAC", "ARV", "UB1", "UB2", "DRG", "DSP",
+    "QRI",
+})  # fmt: skip
+_GRAMMAR = {("MSH", 1), ("MSH", 2), ("OBX", 2)} | {(name, 1) for name in _SET_IDS}
+
+
+class Leaf(NamedTuple):
+    """One value that was sent, with its position; sub-component 1 where there is only one."""
+
+    field: int
+    repetition: int
+    component: int
+    subcomponent: int
+    value: str
+
+    def position(self, segment: Segment) -> str:
+        """``PID-3(2).4``: repetitions after the first are numbered, a lone component is the field."""
+        text = f"{segment.name}-{self.field}"
+        if self.repetition > 1:
+            text += f"({self.repetition})"
+        return (
+            text
+            + (f".{self.component}" if self.component else "")
+            + (f".{self.subcomponent}" if self.subcomponent > 1 else "")
+        )
+
+
+def leaves(segment: Segment) -> Iterator[Leaf]:
+    """Every populated value of a segment, but for its grammar; HL7's null says something of its own."""
+    delimiters = segment.delimiters
+    for field, text in enumerate(segment.fields):
+        if not field or not text or text == '""' or (segment.name, field) in _GRAMMAR:
+            continue
+        for repetition, part in enumerate(text.split(delimiters.repetition), 1):
+            components = part.split(delimiters.component)
+            for component, inner in enumerate(components, 1):
+                for subcomponent, leaf in enumerate(inner.split(delimiters.subcomponent), 1):
+                    value = unescape(leaf, delimiters).strip()
+                    if value and value != '""':
+                        yield Leaf(field, repetition, component if len(components) > 1 else 0, subcomponent, value)
+
+
+def is_mapped(segment: Segment, leaf: Leaf) -> bool:
+    """Whether a converter used the value."""
+    seen = segment.looked_at or set()
+    at = (leaf.field, leaf.repetition)
+    return (*at, leaf.component or 1, leaf.subcomponent) in seen or (*at, 0, 0) in seen
+
+
+def keep(message: Message, context: Context, otherwise: Entry) -> None:
+    """Put every value that nothing used into an extension of the resource that its segment belongs to."""
+    of_entry: dict[int, dict[str, int]] = {}
+    for segment in message.segments:
+        owner = context.claims.get(id(segment), otherwise)
+        unmapped = [leaf for leaf in leaves(segment) if not is_mapped(segment, leaf)]
+        if not unmapped:
+            continue
+        counts = of_entry.setdefault(id(owner), {})
+        count = counts[segment.name] = counts.get(segment.name, 0) + 1
+        extensions = owner.resource.setdefault("extension", [])
+        for leaf in unmapped:
+            position = leaf.position(segment)
+            if count > 1:
+                # More than one such segment on one resource: they are numbered too.
+                position = f"{segment.name}({count}){position[len(segment.name) :]}"
+            extensions.append({"url": f"{codes.BASE}/v2/{position}", "valueString": leaf.value})
