@@ -47,10 +47,14 @@ def translate(table: Mapping[str, str]) -> Converter:
 
 
 def day(repetition: Repetition, context: Context) -> str | None:
+    """A FHIR date; the time of a day that was sent more exactly is kept beside it."""
     try:
-        return read_moment(repetition.get(1), context.source.zone).day
+        moment = read_moment(repetition.get(1), context.source.zone)
     except TimeFormatError:
         return None
+    if moment.precision > 8:
+        repetition.forget()
+    return moment.day
 
 
 def instant_of_day(repetition: Repetition, context: Context) -> str | None:
@@ -81,7 +85,12 @@ def coding(repetition: Repetition, context: Context, at: int = 1) -> dict[str, s
     code, display = value(repetition, at), value(repetition, at + 1)
     if code is None:
         return None
-    made = {"system": codes.code_system(value(repetition, at + 2) or "", context.source.ods_code), "code": code}
+    named = value(repetition, at + 2) or ""
+    system = codes.code_system(named, context.source.ods_code)
+    if system and system.startswith(codes.BASE) and (codes.slug(named) != named or len(named) < 4):
+        # This name of the sender's own for a system is not to be read back from the URI that was made of it.
+        repetition.forget(at + 2)
+    made = {"system": system, "code": code}
     if version := value(repetition, _VERSION_AT[at]):
         made["version"] = version
     if display:
@@ -226,11 +235,17 @@ def organization_of_code(repetition: Repetition, context: Context) -> Entry | No
     found = concept(repetition, context)
     if not found:
         return None
-    coding: dict[str, str] = next(iter(found.get("coding", [])), {})
-    name, number = found.get("text") or coding.get("display"), coding.get("code")
+    codings: list[dict[str, str]] = found.get("coding", [])
+    first_of = next(iter(codings), {})
+    name, number = found.get("text") or first_of.get("display"), first_of.get("code")
     resource: dict[str, Any] = {}
-    if number:
-        resource["identifier"] = [{"value": number} | ({"system": s} if (s := coding.get("system")) else {})]
+    if codings:
+        resource["identifier"] = [
+            {"value": coding["code"]}
+            | ({"system": s} if (s := coding.get("system")) else {})
+            | ({"assigner": {"display": d}} if (d := coding.get("display")) and d != name else {})
+            for coding in codings
+        ]
     if name:
         resource["name"] = name
     return context.entry("Organization", ("code", number or "", name or ""), "organisation", resource,
@@ -249,7 +264,9 @@ def entity_identifier(repetition: Repetition, context: Context) -> dict[str, Any
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
     local = f"{base}/namespace/{quote(name, safe='')}" if name else f"{base}/local"
     system = (codes.oid(universal) if universal else None) or local
-    return {"system": system, "value": number}
+    if universal and system == local:
+        repetition.forget(3)
+    return {"system": system, "value": number} | ({"assigner": {"display": name}} if name else {})
 
 
 def human_name(repetition: Repetition, _: Context) -> dict[str, Any] | None:
@@ -327,15 +344,16 @@ def telecom(repetition: Repetition, _: Context) -> dict[str, Any] | None:
         repetition.forget(3)
     if use not in codes.TELECOM_USE and use != "NET":
         repetition.forget(2)
-    email = value(repetition, 4)
+    if email := value(repetition, 4):
+        return {"system": "email", "value": email}
     number = value(repetition, 1) or value(repetition, 12)
     if not number:
         parts = [part for at in (5, 6, 7) if (part := value(repetition, at))]
         number = (" ".join(parts) + (f" x{value(repetition, 8)}" if value(repetition, 8) else "")) or None
-    if email or (number and "@" in number):
-        return {"system": "email", "value": email or number}
     if not number:
         return None
+    if "@" in number:
+        return {"system": "email", "value": number}
     made = {"system": codes.TELECOM_SYSTEM.get(equipment, "phone"), "value": number}
     named = "mobile" if equipment in ("CP", "MOBILE") else codes.TELECOM_USE.get(use)
     if named:
@@ -361,7 +379,7 @@ def practitioner(repetition: Repetition, context: Context) -> Entry | None:
     if number:
         numbered: dict[str, Any] = {"system": authority(repetition, 9, context), "value": number}
         complete(numbered, repetition, kind_at=13, authority_at=9)
-        if (facility := value(repetition, 14)) and "assigner" not in numbered:
+        if "assigner" not in numbered and (facility := value(repetition, 14)):
             numbered["assigner"] = {"display": facility}
         resource["identifier"] = [numbered]
         key: tuple[str, ...] = (numbered["system"], number)

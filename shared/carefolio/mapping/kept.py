@@ -19,6 +19,23 @@ _SET_IDS = frozenset({
 _GRAMMAR = {("MSH", 1), ("MSH", 2), ("OBX", 2)} | {(name, 1) for name in _SET_IDS}
 
 
+# Codes that became a status of FHIR's: the sender's own is kept beside it, but for those that say exactly the same.
+_TRANSLATED: dict[tuple[str, int], frozenset[str]] = {
+    ("OBX", 11): frozenset("FCPX"),
+    ("OBR", 25): frozenset("FCPX"),
+    ("PV1", 2): frozenset("IEO"),
+    ("PID", 8): frozenset("MFOU"),
+} | {
+    (name, field): frozenset()
+    for name, fields in {
+        "ORC": (1, 5), "RXA": (20, 21), "MSA": (1,), "FT1": (6,), "TXA": (3, 17, 19), "PRB": (1,), "IAM": (2, 6),
+        "SCH": (9, 10, 25), "NK1": (15,), "GT1": (9,), "IN1": (43,), "AL1": (2, 4), "PR1": (4,), "TQ1": (9,),
+        "PV2": (11,), "OBR": (5,), "RQD": (5,), "EVN": (1,),
+    }.items()
+    for field in fields
+}  # fmt: skip
+
+
 class Leaf(NamedTuple):
     """One value that was sent, with its position; sub-component 1 where there is only one."""
 
@@ -58,6 +75,9 @@ def leaves(segment: Segment) -> Iterator[Leaf]:
 def is_mapped(segment: Segment, leaf: Leaf) -> bool:
     """Whether a converter used the value."""
     seen = segment.looked_at or set()
+    exact = _TRANSLATED.get((segment.name, leaf.field))
+    if exact is not None and leaf.value.upper() not in exact:
+        return False
     at = (leaf.field, leaf.repetition)
     return (*at, leaf.component or 1, leaf.subcomponent) in seen or (*at, 0, 0) in seen
 

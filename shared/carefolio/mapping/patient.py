@@ -114,6 +114,8 @@ def _identifier(
         made: dict[str, Any] = {"type": {"text": "NHS number that is not verified"}, "value": digits, "use": "temp"}
         if verified is not False:
             made = {"system": codes.NHS_NUMBER, "value": digits, "use": "official"}
+        if not status:
+            dt.complete(made, repetition, kind_at=5, authority_at=4)
         if code:
             coding = {"system": codes.VERIFICATION_CODES, "code": code}
             made["extension"] = [{"url": codes.VERIFICATION, "valueCodeableConcept": {"coding": [coding]}}]

@@ -50,6 +50,7 @@ REQUEST_SPECIMEN = (
     Rule(14, "receivedTime", dt.instant_of_day),
     Rule(7, "collection.collectedDateTime", dt.instant_of_day),
 )
+_CODED = frozenset({"CE", "CWE", "CNE", "CF"})
 _TEXT = frozenset({"TX", "FT", "ST"})
 
 
@@ -234,7 +235,9 @@ def _observation(segment: Segment, request: Segment | None, entry: Entry, contex
     resource.update(_value(segment, own))
     for repetition in segment.repetitions(8):
         if (code := repetition.get(1).strip()) and (flag := dt.concept(repetition, own)):
-            flag["coding"][0]["system"] = codes.interpretation_system(code)
+            if flag["coding"][0].get("system") != (system := codes.interpretation_system(code)):
+                flag["coding"][0]["system"] = system
+                repetition.forget(3)
             put(resource, "interpretation[]", flag)
     _laboratory(segment, entry, own)
     if band := _range(segment):
@@ -261,9 +264,15 @@ def _value(segment: Segment, context: Context) -> dict[str, Any]:
     repetitions = segment.repetitions(5)
     if not repetitions:
         return {"dataAbsentReason": dt.unknown()}
-    convert = _VALUES.get(segment.get(2).strip().upper())
+    kind = segment.get(2).strip().upper()
+    convert = _VALUES.get(kind)
     if convert and len(repetitions) == 1 and (made := convert(segment, context)):
         return made
+    if kind in _CODED and len(repetitions) > 1:
+        # Several answers to one question: FHIR has one value, and components for more.
+        asked = next((c for r in segment.repetitions(3) if (c := dt.concept(r, context))), dt.unknown())
+        answers = [found for r in repetitions if (found := dt.concept(r, context))]
+        return {"component": [{"code": asked, "valueCodeableConcept": answer} for answer in answers]}
     return {"valueString": _whole(segment)}
 
 
