@@ -183,6 +183,33 @@ def hl7_map(
         raise _UsageError(str(error)) from None
 
 
+@hl7_app.command("explain")
+def hl7_explain(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, allow_dash=True)],
+    organisation: Annotated[str, typer.Option(metavar="ODS-CODE", help="Whose message it is taken for.")] = "XXX",
+    values: Annotated[bool, typer.Option("--values", help="Show the values too: they are a patient's.")] = False,
+    as_json: Json = False,
+) -> None:
+    """For every value of a message: the FHIR element that it went to, and by which rule."""
+    from carefolio.hl7 import HL7Error, is_batch, read, split_batch
+    from carefolio.mapping import Source
+    from carefolio.mapping.explain import explain
+
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    try:
+        messages = split_batch(raw) if is_batch(raw) else [raw]
+        lines = [line for single in messages for line in explain(read(single), Source(organisation))]
+    except HL7Error as error:
+        raise _UsageError(str(error)) from None
+    if as_json:
+        shown = [asdict(line) | ({} if values else {"value": None}) for line in lines]
+        typer.echo(json.dumps(shown, ensure_ascii=False))
+        return
+    for line in lines:
+        value = f"{line.value[:40]:<42}" if values else ""
+        typer.echo(f"{line.position:<16} {value}{line.path or '-':<60} {line.rule}")
+
+
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema; safe while the previous revision serves."""

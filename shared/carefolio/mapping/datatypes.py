@@ -43,6 +43,7 @@ def translate(table: Mapping[str, str]) -> Converter:
     def convert(repetition: Repetition, _: Context) -> str | None:
         return table.get((value(repetition, 1) or "").upper())
 
+    convert.__name__ = "code"
     return convert
 
 
@@ -119,6 +120,7 @@ def table_concept(table: str) -> Converter:
             made["coding"][0] = {"system": f"http://terminology.hl7.org/CodeSystem/v2-{table}", **made["coding"][0]}
         return made
 
+    convert.__name__ = f"concept of table {table}"
     return convert
 
 

@@ -31,6 +31,8 @@ def apply(rules: Sequence[Rule], segment: Segment, context: Context) -> None:
                 repetition.forget()
                 continue
             put(resource, rule.element, value)
+            path = f"{context.owner.type}.{rule.element}"
+            context.mapped.rules.setdefault((id(segment), rule.field), (path, rule.convert.__name__))
             if not many:
                 break
 

@@ -36,6 +36,9 @@ _TRANSLATED: dict[tuple[str, int], frozenset[str]] = {
 }  # fmt: skip
 
 
+_DELIMITERS = 2
+
+
 class Leaf(NamedTuple):
     """One value that was sent, with its position; sub-component 1 where there is only one."""
 
@@ -57,11 +60,20 @@ class Leaf(NamedTuple):
         )
 
 
-def leaves(segment: Segment) -> Iterator[Leaf]:
-    """Every populated value of a segment, but for its grammar; HL7's null says something of its own."""
+def is_grammar(segment: Segment, field: int) -> bool:
+    """Whether a field says how the message is written, not what it says."""
+    return (segment.name, field) in _GRAMMAR
+
+
+def leaves(segment: Segment, *, grammar: bool = False) -> Iterator[Leaf]:
+    """Every populated value of a segment, its grammar only where asked for; HL7's null says something of its own."""
     delimiters = segment.delimiters
     for field, text in enumerate(segment.fields):
-        if not field or not text or text == '""' or (segment.name, field) in _GRAMMAR:
+        if not field or not text or text == '""' or (not grammar and is_grammar(segment, field)):
+            continue
+        if segment.name in ("MSH", "FHS", "BHS") and field <= _DELIMITERS:
+            if grammar:
+                yield Leaf(field, 1, 0, 1, text)
             continue
         for repetition, part in enumerate(text.split(delimiters.repetition), 1):
             components = part.split(delimiters.component)

@@ -64,7 +64,11 @@ class PatientIdentifier:
 
 @dataclass(slots=True)
 class Mapped:
-    """A message as resources. ``time`` is MSH-7."""
+    """A message as resources. ``time`` is MSH-7.
+
+    ``rules``: (id of a segment, field) -> the element that its table names, and the converter; ``claims``: id of a
+    segment -> the resource that it belongs to.
+    """
 
     event: str
     time: Moment
@@ -73,6 +77,8 @@ class Mapped:
     patient: Entry | None = None
     identifiers: list[PatientIdentifier] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rules: dict[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
+    claims: dict[int, Entry] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -84,10 +90,13 @@ class Context:
     owner: Entry
     shared: dict[tuple[str, ...], Entry] = field(default_factory=dict)
     counts: dict[tuple[str, ...], int] = field(default_factory=dict)
-    claims: dict[int, Entry] = field(default_factory=dict)
+
+    @property
+    def claims(self) -> dict[int, Entry]:
+        return self.mapped.claims
 
     def of(self, owner: Entry) -> Context:
-        return Context(self.source, self.mapped, owner, self.shared, self.counts, self.claims)
+        return Context(self.source, self.mapped, owner, self.shared, self.counts)
 
     def claim(self, segment: Segment, owner: Entry) -> None:
         """The resource that a segment belongs to: it keeps what has no home of its own."""

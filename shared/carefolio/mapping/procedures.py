@@ -50,10 +50,9 @@ def map_procedure(segment: Segment, patient: Entry, encounter: Entry | None, con
     own, resource = context.of(entry), entry.resource
     resource["status"] = "completed"
     apply(PROCEDURE, segment, own)
-    if (shown := segment.get(4).strip()) and "text" not in resource.setdefault("code", {}):
-        resource["code"]["text"] = shown
-    if not resource["code"]:
-        resource["code"] = dt.unknown()
+    if shown := segment.get(4).strip():
+        resource.setdefault("code", {}).setdefault("text", shown)
+    resource.setdefault("code", dt.unknown())
     resource["subject"] = entry.refer(patient)
     if encounter:
         resource["encounter"] = entry.refer(encounter)

@@ -1,0 +1,119 @@
+"""For every value of a message: where it went, and by which rule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
+from carefolio.mapping import codes
+from carefolio.mapping.kept import is_grammar, is_mapped, leaves
+from carefolio.mapping.message import map_message
+from carefolio.mapping.model import Mapped, Source
+
+# Values that are read by code rather than by a table, and leave as something else than they came.
+_BY_CODE = {
+    ("MSH", 7): "Bundle.timestamp", ("MSH", 9): "MessageHeader.eventCoding", ("MSH", 10): "Bundle.identifier.value",
+    ("OBX", 11): "Observation.status", ("OBX", 5): "Observation.value[x]", ("OBX", 7): "Observation.referenceRange",
+    ("OBX", 8): "Observation.interpretation", ("OBX", 24): "Organization.address",
+    ("OBR", 25): "DiagnosticReport.status", ("OBR", 5): "ServiceRequest.priority",
+    ("ORC", 1): "ServiceRequest.status", ("ORC", 5): "ServiceRequest.status", ("PV1", 2): "Encounter.class",
+    ("PID", 3): "Patient.identifier", ("PID", 29): "Patient.deceasedDateTime", ("PID", 30): "Patient.deceasedBoolean",
+    ("PID", 32): "Patient.identifier.extension", ("AL1", 2): "AllergyIntolerance.category",
+    ("RXA", 20): "Immunization.status", ("RXA", 21): "Immunization.status", ("TXA", 17): "DocumentReference.docStatus",
+    ("TXA", 19): "DocumentReference.status", ("SCH", 11): "Appointment.start", ("SCH", 25): "Appointment.status",
+    ("EVN", 2): "Provenance.recorded", ("EVN", 6): "Encounter.period", ("MSA", 1): "MessageHeader.response.code",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``position`` is such as ``PID-3(2).4`` or ``OBX[2]-5``; ``path`` is '' where ``rule`` says why."""
+
+    position: str
+    value: str
+    path: str
+    rule: str
+
+
+def explain(message: Message, source: Source) -> list[Line]:
+    """One line for every populated value, in the order of the message. Raises what map_message raises."""
+    mapped = map_message(message, source)
+    where = _index(mapped)
+    return [line for segment in message.segments for line in _lines(segment, mapped, where, source)]
+
+
+def _lines(segment: Segment, mapped: Mapped, where: dict[str, list[str]], source: Source) -> Iterator[Line]:
+    name = segment.name if segment.occurrence == 1 else f"{segment.name}[{segment.occurrence}]"
+    for leaf in leaves(segment, grammar=True):
+        position = name + leaf.position(segment)[len(segment.name) :]
+        if is_grammar(segment, leaf.field):
+            yield Line(position, leaf.value, "", "how the message is written: delimiters, numbering, types")
+            continue
+        by_rule = mapped.rules.get((id(segment), leaf.field))
+        by_code = _BY_CODE.get((segment.name, leaf.field), "")
+        owner = mapped.claims.get(id(segment))
+        wanted = by_rule[0] if by_rule else by_code
+        kind = wanted.split(".")[0] if wanted else owner.type if owner else ""
+        found = _best(where, leaf.value, source, kind)
+        if by_code and not found.startswith(kind):
+            found = ""
+        if is_mapped(segment, leaf):
+            rule = f"{segment.name}-{leaf.field} {by_rule[1]}" if by_rule else "as sent"
+            path = found or wanted
+            if path:
+                yield Line(position, leaf.value, path, rule if found or not by_rule else f"{rule}, translated")
+            else:
+                yield Line(position, leaf.value, "", "read, and said already by another element")
+            continue
+        extension = f"{codes.BASE}/v2/"
+        kept = next((path for path in where.get(leaf.value, ()) if extension in path), "")
+        if kept:
+            yield Line(position, leaf.value, kept, "kept in extension")
+        else:
+            yield Line(position, leaf.value, "", "not mapped because an equal resource was there already")
+
+
+def _index(mapped: Mapped) -> dict[str, list[str]]:
+    """Every value of every resource -> the paths where it stands."""
+    where: dict[str, list[str]] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            if "url" in value and "valueString" in value and path.endswith("]") and ".extension[" in path:
+                where.setdefault(value["valueString"], []).append(f"{path.rpartition('[')[0]}('{value['url']}')")
+                return
+            for name, inner in value.items():
+                if name not in ("reference", "resourceType"):
+                    walk(inner, f"{path}.{name}")
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                walk(inner, f"{path}[{number}]")
+        else:
+            where.setdefault(str(value), []).append(path)
+
+    for entry in mapped.entries:
+        walk(entry.resource, entry.type)
+    return where
+
+
+def _best(where: dict[str, list[str]], value: str, source: Source, kind: str) -> str:
+    """The path where a value stands: as it is, as a time, or inside a text or a URI; the rule's own type first."""
+    candidates = [value, re.sub(r"\s+", "", value)]
+    try:
+        moment = read_moment(value, source.zone)
+        candidates += [moment.fhir, moment.day]
+    except TimeFormatError:
+        candidates.append(codes.code_system(value, source.ods_code) or "")
+        candidates.append(codes.oid(value) or "")
+    for candidate in candidates:
+        paths = [path for path in where.get(candidate, ()) if f"{codes.BASE}/v2/" not in path]
+        if paths:
+            return next((path for path in paths if path.startswith(f"{kind}.")), paths[0])
+    if len(value) > 3:
+        for text, paths in where.items():
+            if value in text and (inside := [path for path in paths if f"{codes.BASE}/v2/" not in path]):
+                return next((path for path in inside if path.startswith(f"{kind}.")), inside[0])
+    return ""
