@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import uuid
 from datetime import UTC, datetime
 
@@ -227,3 +228,65 @@ async def test_a_huge_message_does_not_hold_up_the_others(hospital: Hospital) ->
     await asyncio.sleep(0.2)
     assert (await hospital.accepted(load.registration(nhs(), unique())))["status"] == "applied"
     assert (await one)["status"] == "applied"
+
+
+def head(kind: str) -> str:
+    return f"MSH|^~\\&|SYS|T|||20261105090000||{kind}|{unique()}|P|2.5\n"
+
+
+async def test_an_order_and_its_result_are_one_request(hospital: Hospital) -> None:
+    number, placer = await hospital.registered(), unique("P")
+    pid = f"PID|1||{number}^^^NHS^NH||Fictional{number[-4:]}^Robin||19700101\n"
+    order = f"ORC|NW|{placer}\nOBR|1|{placer}||26604007^FBC^SNOMED CT||||||||||||C1^Farrow^Miriam"
+    assert (await hospital.accepted(head("ORM^O01") + pid + order))["status"] == "applied"
+    result = (
+        f"ORC|RE|{placer}|F{placer}\nOBR|1|{placer}|F{placer}|26604007^FBC^SNOMED CT|||20261105|||||||||C1^Farrow^Miriam"
+        "|||||||||F\nOBX|1|NM|1^Hb||118|g/L|||||F"
+    )
+    assert (await hospital.accepted(head("ORU^R01") + pid + result))["status"] == "applied"
+    patient = (await hospital.patient(number))["id"]
+    (request,) = await hospital.search(f"ServiceRequest?patient={patient}")
+    (report,) = await hospital.search(f"DiagnosticReport?patient={patient}")
+    assert report["basedOn"] == [{"reference": f"ServiceRequest/{request['id']}"}]
+    clinicians = await hospital.search(f"Patient/{patient}/$everything")
+    assert sum(resource["resourceType"] == "Practitioner" for resource in clinicians) == 1
+
+
+async def test_an_appointment_is_booked_moved_and_cancelled(hospital: Hospital) -> None:
+    number, key = await hospital.registered(), unique("A")
+    pid = f"PID|1||{number}^^^NHS^NH||Fictional{number[-4:]}^Robin||19700101"
+    seen = []
+    for event, time in (("S12", "20261201093000"), ("S13", "20261202100000"), ("S15", "20261202100000")):
+        schedule = f"SCH|{key}||||||^Review||30|min|^^^{time}\n"
+        message = head(f"SIU^{event}") + schedule + pid + "\nRGS|1\nAIL|1||CLINIC^2"
+        assert (await hospital.accepted(message))["status"] == "applied"
+        patient = (await hospital.patient(number))["id"]
+        (appointment,) = await hospital.search(f"Appointment?patient={patient}")
+        seen.append((appointment["status"], appointment["start"]))
+    assert seen == [
+        ("booked", "2026-12-01T09:30:00+00:00"),
+        ("booked", "2026-12-02T10:00:00+00:00"),
+        ("cancelled", "2026-12-02T10:00:00+00:00"),
+    ]
+
+
+async def test_a_document_is_replaced_as_a_whole(hospital: Hospital) -> None:
+    number, key = await hospital.registered(), unique("D")
+    pid = f"PID|1||{number}^^^NHS^NH||Fictional{number[-4:]}^Robin||19700101"
+    for text in ("First draft.", "Final letter."):
+        message = (
+            head("MDM^T02") + pid + f"\nTXA|1|CN|TX|20261101||||||||{key}||||letter.txt|AU\nOBX|1|TX|||{text}||||||F"
+        )
+        assert (await hospital.accepted(message))["status"] == "applied"
+    patient = (await hospital.patient(number))["id"]
+    (document,) = await hospital.search(f"DocumentReference?patient={patient}")
+    assert document["meta"]["versionId"] == "2"
+    assert base64.b64decode(document["content"][0]["attachment"]["data"]) == b"Final letter."
+
+
+@pytest.mark.parametrize("event", ["A40", "A34", "A24", "A47"])
+async def test_what_joins_or_moves_people_changes_nothing_by_itself(hospital: Hospital, event: str) -> None:
+    number = await hospital.registered()
+    pid = f"PID|1||{number}^^^NHS^NH||Fictional{number[-4:]}^Robin||19700101\nMRG|X1^^^T^MR"
+    row = await hospital.accepted(head(f"ADT^{event}") + "EVN||20261105\n" + pid)
+    assert (row["status"], row["reason"]) == ("unsupported", "no rule yet for messages that join, move or link records")

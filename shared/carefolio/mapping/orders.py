@@ -115,11 +115,11 @@ def _kind(detail: Segment | None, message: Message) -> str:
 
 
 def _numbers(common: Segment | None, detail: Segment | None) -> tuple[str, str]:
-    """Placer and filler number: of the ORC, else of the OBR."""
+    """What an order is known by: the placer's number, which the order and its result share, else the filler's."""
     placer, filler = (common.get(2).strip(), common.get(3).strip()) if common else ("", "")
     if detail is not None and detail.name == "OBR":
         placer, filler = placer or detail.get(2).strip(), filler or detail.get(3).strip()
-    return ("", filler) if filler else (placer, "")
+    return (placer, "") if placer else ("", filler)
 
 
 def _identify(entry: Entry, common: Segment | None, detail: Segment | None, context: Context) -> None:
