@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import resources
 from xml.sax.saxutils import escape
 
+import anyio.to_thread
 import functions_framework.aio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -19,9 +21,12 @@ from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import Event, log, span, where
-from carefolio.hl7 import batch_answer, is_batch, soap, split_batch
+from carefolio.hl7 import HL7Error, Message, batch_answer, is_batch, read, soap, split_batch
+from carefolio.hl7.conformance import conformance
 from carefolio.hl7.reader import MAX_BYTES
 from carefolio.identity.senders import RefusedError, Sender, authenticate
+from carefolio.mapping import Source
+from carefolio.mapping.explain import explain
 from carefolio.record.ids import uuid7
 from carefolio.record.intake import Answer, refusal_of_ours, take_in
 
@@ -29,6 +34,8 @@ _MEDIA_TYPES = re.compile(
     r"(application/hl7-v2|text/plain|x-application/hl7-v2\+er7|application/octet-stream)\b", re.IGNORECASE
 )
 _MOST_IN_BATCH = 10_000
+# For messages that are looked at, not taken in: nobody needs to send a scanned letter to be told where it goes.
+_LONGEST_SAMPLE = 1024 * 1024
 
 
 async def post_message(request: Request) -> Response:
@@ -51,6 +58,33 @@ async def post_envelope(request: Request) -> Response:
         return Response(soap.fault(str(error)), 500, media_type="text/xml")
     ack = await _answer(request, sender, raw)
     return Response(soap.wrap(ack), media_type="text/xml")
+
+
+async def check_message(request: Request) -> Response:
+    """POST /hl7/check: a conformance report; nothing is stored."""
+    message = await _onboarding(request)
+    findings = await anyio.to_thread.run_sync(
+        lambda: conformance(message, datetime.now(UTC), production=settings().production)
+    )
+    return JSONResponse({"findings": [asdict(finding) for finding in findings]})
+
+
+async def explain_message(request: Request) -> Response:
+    """POST /hl7/explain: for every value the element that it goes to; nothing is stored, no value is repeated."""
+    message = await _onboarding(request)
+    lines = await anyio.to_thread.run_sync(lambda: explain(message, Source("XXX")))
+    shown = [{"position": line.position, "path": line.path or None, "rule": line.rule} for line in lines]
+    return JSONResponse({"values": shown})
+
+
+async def _onboarding(request: Request) -> Message:
+    """The one message in the body, of a sender with good credentials."""
+    await _sender(request)
+    raw = await read_body(request, _LONGEST_SAMPLE)
+    try:
+        return read(raw)
+    except HL7Error as error:
+        raise HTTPException(422, str(error)) from None
 
 
 async def get_wsdl(request: Request) -> Response:
@@ -119,6 +153,8 @@ _APP = _SenderDoor(
     "hl7",
     [
         Route("/hl7", post_message, methods=["POST"]),
+        Route("/hl7/check", check_message, methods=["POST"]),
+        Route("/hl7/explain", explain_message, methods=["POST"]),
         Route("/services/hl7", post_envelope, methods=["POST"]),
         Route("/services/hl7", get_wsdl, methods=["GET"]),
         *health_routes("/hl7"),

@@ -9,6 +9,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +22,13 @@ from carefolio.identity.registry import RegistryError
 from carefolio.local.installation import InstallationError, installation
 from carefolio.local.postgres import PostgresError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Administer a Carefolio installation.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # Its tracebacks would show what variables hold.
+    pretty_exceptions_enable=False,
+    help="Administer a Carefolio installation.",
+)
 organisation_app = typer.Typer(no_args_is_help=True, help="Organisations, by ODS code.")
 team_app = typer.Typer(no_args_is_help=True, help="Teams of an organisation.")
 sender_app = typer.Typer(no_args_is_help=True, help="Systems that post HL7 messages.")
@@ -158,7 +165,7 @@ def message_replay(
 
 @hl7_app.command("map")
 def hl7_map(
-    file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, allow_dash=True)] = None,
+    file: Annotated[Path | None, typer.Argument(help="A file, or - for standard input.")] = None,
     organisation: Annotated[str, typer.Option(metavar="ODS-CODE", help="Whose message it is taken for.")] = "XXX",
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Read paths on standard input, print one line each.")] = False,
 ) -> None:
@@ -176,7 +183,7 @@ def hl7_map(
         return
     if file is None:
         raise _UsageError("name a file, or give --jsonl and paths on standard input")
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    raw = _read(file)
     try:
         typer.echo(dumps(map_bytes(raw, organisation), indent=True))
     except (HL7Error, UnsupportedTypeError, ValueError) as error:
@@ -185,7 +192,7 @@ def hl7_map(
 
 @hl7_app.command("explain")
 def hl7_explain(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, allow_dash=True)],
+    file: Annotated[Path, typer.Argument(help="A file, or - for standard input.")],
     organisation: Annotated[str, typer.Option(metavar="ODS-CODE", help="Whose message it is taken for.")] = "XXX",
     values: Annotated[bool, typer.Option("--values", help="Show the values too: they are a patient's.")] = False,
     as_json: Json = False,
@@ -195,7 +202,7 @@ def hl7_explain(
     from carefolio.mapping import Source
     from carefolio.mapping.explain import explain
 
-    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    raw = _read(file)
     try:
         messages = split_batch(raw) if is_batch(raw) else [raw]
         lines = [line for single in messages for line in explain(read(single), Source(organisation))]
@@ -210,6 +217,31 @@ def hl7_explain(
         typer.echo(f"{line.position:<16} {value}{line.path or '-':<60} {line.rule}")
 
 
+@hl7_app.command("check")
+def hl7_check(
+    file: Annotated[Path, typer.Argument(help="A file, or - for standard input.")],
+    as_json: Json = False,
+) -> None:
+    """What would be refused, and where a message strays from its version of HL7. Exit status 1 where it is refused."""
+    from carefolio.hl7 import HL7Error, is_batch, read, split_batch
+    from carefolio.hl7.conformance import Finding, conformance
+
+    raw = _read(file)
+    findings: list[Finding] = []
+    for single in split_batch(raw) if is_batch(raw) else [raw]:
+        try:
+            findings += conformance(read(single), datetime.now(UTC), production=False)
+        except HL7Error as error:
+            findings.append(Finding("error", str(error.place), error.reason))
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.severity:<12} {finding.place:<16} {finding.text}")
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
 @app.command()
 def migrate() -> None:
     """Bring the database to the newest schema; safe while the previous revision serves."""
@@ -217,6 +249,13 @@ def migrate() -> None:
 
     _enter()
     typer.echo(f"schema {migrations.migrate()}")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise _UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _mapped_or_error(path: str, organisation: str) -> Any:

@@ -296,3 +296,17 @@ async def test_a_reused_id_is_flagged_even_where_both_are_held(hospital: Hospita
     second = await hospital.accepted(load.report(nhs(), control_id))
     assert (first["status"], first["control_id_reused"]) == ("held", False)
     assert (second["status"], second["control_id_reused"]) == ("held", True)
+
+
+async def test_a_sender_may_ask_what_would_become_of_a_message(hospital: Hospital) -> None:
+    headers = {"Authorization": basic(hospital.sender["username"], hospital.sender["password"])}
+    raw = load.report(nhs(), control_id := unique())
+    explained = await hospital.request("POST", "/hl7/explain", data=raw, headers=headers)
+    assert {"position": "PID-7", "path": "Patient.birthDate", "rule": "PID-7 day"} in explained.json["values"]
+    assert b"Fictional" not in explained.body
+    checked = await hospital.request("POST", "/hl7/check", data=raw.replace(b"|19700101|", b"|x|"), headers=headers)
+    assert ("error", "PID-7") in [(f["severity"], f["place"]) for f in checked.json["findings"]]
+    assert (await hospital.request("POST", "/hl7/check", data=b"x", headers=headers)).status == 422
+    assert (await hospital.request("POST", "/hl7/check", data=raw)).status == 401
+    stored = await hospital.database.fetchval("SELECT count(*) FROM message WHERE control_id = $1", control_id)
+    assert stored == 0

@@ -162,3 +162,22 @@ def test_without_an_installation_it_says_so(tmp_path: Path) -> None:
 
 def test_migrate_is_idempotent(installation: Running) -> None:
     assert installation.cli("migrate").stdout.startswith("schema 0")
+
+
+def test_check_and_explain_need_no_installation(tmp_path: Path) -> None:
+    file = tmp_path / "m.hl7"
+    file.write_bytes(load.report("9990001103", "1"))
+    environment = {**ENVIRONMENT, "CAREFOLIO_HOME": str(tmp_path / "nothing")}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([CLI, "hl7", *arguments], capture_output=True, text=True, env=environment, check=False)
+
+    explained = run("explain", str(file))
+    assert "Observation.valueQuantity.value" in explained.stdout
+    assert "Fictional" not in explained.stdout
+    assert "Fictional1103" in run("explain", str(file), "--values").stdout
+    assert run("check", str(file)).returncode == 0
+    file.write_bytes(file.read_bytes().replace(b"|19700101|", b"|x|"))
+    refused = run("check", str(file), "--json")
+    assert refused.returncode == 1
+    assert {"severity": "error", "place": "PID-7"}.items() <= json.loads(refused.stdout)[0].items()

@@ -240,8 +240,8 @@ async def test_an_order_and_its_result_are_one_request(hospital: Hospital) -> No
     order = f"ORC|NW|{placer}\nOBR|1|{placer}||26604007^FBC^SNOMED CT||||||||||||C1^Farrow^Miriam"
     assert (await hospital.accepted(head("ORM^O01") + pid + order))["status"] == "applied"
     result = (
-        f"ORC|RE|{placer}|F{placer}\nOBR|1|{placer}|F{placer}|26604007^FBC^SNOMED CT|||20261105|||||||||C1^Farrow^Miriam"
-        "|||||||||F\nOBX|1|NM|1^Hb||118|g/L|||||F"
+        f"ORC|RE|{placer}|F{placer}\nOBR|1|{placer}|F{placer}|26604007^FBC^SNOMED CT|||20261105|||||||||"
+        "C1^Farrow^Miriam|||||||||F\nOBX|1|NM|1^Hb||118|g/L|||||F"
     )
     assert (await hospital.accepted(head("ORU^R01") + pid + result))["status"] == "applied"
     patient = (await hospital.patient(number))["id"]
