@@ -180,6 +180,12 @@ def practitioner_of_ndl(repetition: Repetition, context: Context) -> Entry | Non
     return context.entry("Practitioner", key, "organisation", resource, str(repetition.place))
 
 
+def destination(repetition: Repetition, context: Context) -> dict[str, Any] | None:
+    """DLD -> a Reference by display, to where a patient is discharged."""
+    shown = value(repetition, 1, 2) or value(repetition, 1)
+    return {"display": shown} if shown else None
+
+
 def unknown() -> dict[str, Any]:
     """The code that FHIR wants where a sender says nothing."""
     return {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "unknown"}]}

@@ -24,6 +24,7 @@ ENCOUNTER = (
     Rule(45, "period.end", dt.instant_of_day),
     Rule(50, "identifier[]", dt.identifier),
     Rule(54, "identifier[]", dt.identifier),
+    Rule(37, "hospitalization.destination", dt.destination),
     Rule(5, "hospitalization.preAdmissionIdentifier", dt.identifier),
     Rule(18, "type[]", dt.table_concept("0018")),
     Rule(15, "hospitalization.specialArrangement[]", dt.table_concept("0009")),
@@ -68,6 +69,12 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
     if pv2 := message.first("PV2"):
         apply(REASON, pv2, own)
         _clinicians(pv2, ((13, "REF"),), own)
+        for repetition in pv2.repetitions(1):
+            if awaited := dt.location(repetition, own):
+                put(resource, "location[]", {"location": dt.reference(entry, awaited), "status": "planned"})
+        days = dt.decimal(pv2.get(11).strip())
+        if days is not None:
+            resource["length"] = {"value": days, "unit": "d", "system": "http://unitsofmeasure.org", "code": "d"}
     _period(message, own)
     if place := next((p for r in visit.repetitions(3) if (p := dt.location(r, own))), None):
         stay: dict[str, Any] = {"location": dt.reference(entry, place), "status": "active"}

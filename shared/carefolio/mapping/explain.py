@@ -9,7 +9,7 @@ from typing import Any
 
 from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
 from carefolio.mapping import codes
-from carefolio.mapping.kept import is_grammar, is_mapped, leaves
+from carefolio.mapping.kept import TRANSLATED, is_grammar, is_mapped, leaves
 from carefolio.mapping.message import map_message
 from carefolio.mapping.model import Mapped, Source
 
@@ -24,6 +24,10 @@ _BY_CODE = {
     ("PID", 32): "Patient.identifier.extension", ("AL1", 2): "AllergyIntolerance.category",
     ("RXA", 20): "Immunization.status", ("RXA", 21): "Immunization.status", ("TXA", 17): "DocumentReference.docStatus",
     ("TXA", 19): "DocumentReference.status", ("SCH", 11): "Appointment.start", ("SCH", 25): "Appointment.status",
+    ("PID", 24): "Patient.multipleBirthBoolean", ("PID", 25): "Patient.multipleBirthInteger",
+    ("MSA", 2): "MessageHeader.response.identifier", ("SCH", 9): "Appointment.minutesDuration",
+    ("IAM", 2): "AllergyIntolerance.category", ("FT1", 6): "ChargeItem.status", ("TQ1", 9): "ServiceRequest.priority",
+    ("TXA", 3): "DocumentReference.content", ("RXO", 4): "MedicationRequest.dosageInstruction",
     ("EVN", 2): "Provenance.recorded", ("EVN", 6): "Encounter.period", ("MSA", 1): "MessageHeader.response.code",
 }  # fmt: skip
 
@@ -71,7 +75,9 @@ def _lines(segment: Segment, mapped: Mapped, where: dict[str, list[str]], source
         extension = f"{codes.BASE}/v2/"
         kept = next((path for path in where.get(leaf.value, ()) if extension in path), "")
         if kept:
-            yield Line(position, leaf.value, kept, "kept in extension")
+            # What was translated is in an element and, beside it, as it was sent.
+            said = f", and read for {wanted}" if wanted and (segment.name, leaf.field) in TRANSLATED else ""
+            yield Line(position, leaf.value, kept, f"kept in extension{said}")
         else:
             yield Line(position, leaf.value, "", "not mapped because an equal resource was there already")
 

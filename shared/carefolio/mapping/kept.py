@@ -20,7 +20,7 @@ _GRAMMAR = {("MSH", 1), ("MSH", 2), ("OBX", 2)} | {(name, 1) for name in _SET_ID
 
 
 # Codes that became a status of FHIR's: the sender's own is kept beside it, but for those that say exactly the same.
-_TRANSLATED: dict[tuple[str, int], frozenset[str]] = {
+TRANSLATED: dict[tuple[str, int], frozenset[str]] = {
     ("OBX", 11): frozenset("FCPX"),
     ("OBR", 25): frozenset("FCPX"),
     ("PV1", 2): frozenset("IEO"),
@@ -87,7 +87,7 @@ def leaves(segment: Segment, *, grammar: bool = False) -> Iterator[Leaf]:
 def is_mapped(segment: Segment, leaf: Leaf) -> bool:
     """Whether a converter used the value."""
     seen = segment.looked_at or set()
-    exact = _TRANSLATED.get((segment.name, leaf.field))
+    exact = TRANSLATED.get((segment.name, leaf.field))
     if exact is not None and leaf.value.upper() not in exact:
         return False
     at = (leaf.field, leaf.repetition)

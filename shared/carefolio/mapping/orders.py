@@ -19,6 +19,7 @@ _SERVICE = (
     Rule(31, "reasonCode[]", dt.concept),
     Rule(46, "orderDetail[]", dt.concept),
     Rule(47, "orderDetail[]", dt.concept),
+    Rule(53, "identifier[]", dt.identifier),
 )
 _COMMON = (
     Rule(9, "authoredOn", dt.instant_of_day),
@@ -97,6 +98,11 @@ def map_order(
         resource["context"] = entry.refer(encounter)
     if common:
         _people(common, detail, entry, own, kind)
+    elif detail is not None and detail.name == "OBR" and (ordering := _clinicians(detail, (16,), own)):
+        resource["requester"] = dt.reference(entry, ordering[0])
+        for repetition in detail.repetitions(17):
+            if phone := dt.telecom(repetition, own):
+                put(ordering[0].resource, "telecom[]", phone)
     for segment in group:
         if segment.name == "RXR":
             _route(segment, entry, own, kind)
@@ -362,6 +368,13 @@ def _timing(segment: Segment, entry: Entry, context: Context, kind: str) -> None
             entry.resource.setdefault("priority", priority)
         for found in codes_of:
             put(entry.resource, "orderDetail[]", found)
+        amount = dt.decimal(segment.get(2).strip())
+        if amount is not None:
+            unit = segment.get(2, 2).strip()
+            entry.resource["quantityQuantity"] = {"value": amount} | ({"unit": unit} if unit else {})
+        for field in (10, 11):
+            for repetition in segment.repetitions(field):
+                put(entry.resource, "note[]", {"text": repetition.whole()})
     elif kind in ("MedicationRequest", "MedicationDispense"):
         dosage = entry.resource.setdefault("dosageInstruction", [{}])[0]
         timing = dosage.setdefault("timing", {})
@@ -369,6 +382,10 @@ def _timing(segment: Segment, entry: Entry, context: Context, kind: str) -> None
             timing["repeat"] = {"boundsPeriod": period}
         if codes_of:
             timing["code"] = codes_of[0]
+        for repetition in segment.repetitions(10):
+            put(dosage, "additionalInstruction[]", {"text": repetition.whole()})
+        for repetition in segment.repetitions(11):
+            dosage.setdefault("text", repetition.whole())
         if not timing:
             del dosage["timing"]
         if not dosage:

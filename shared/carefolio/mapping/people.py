@@ -200,6 +200,9 @@ def contact_of(segment: Segment, context: Context) -> dict[str, Any] | None:
     phones = [c for field in (5, 6) for r in segment.repetitions(field) if (c := dt.telecom(r, context))]
     if phones:
         made["telecom"] = phones
+    for repetition in segment.repetitions(13):
+        if organisation := dt.organization(repetition, context):
+            made["organization"] = dt.reference(context.owner, organisation)
     relation = next((c for r in segment.repetitions(3) if (c := dt.table_concept("0131")(r, context))), None)
     if made and relation:
         made["relationship"] = [relation]

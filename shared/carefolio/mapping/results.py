@@ -18,7 +18,6 @@ from carefolio.mapping.orders import map_order
 
 REPORT = (
     Rule(4, "code", dt.concept),
-    Rule(7, "effectiveDateTime", dt.instant_of_day),
     Rule(22, "issued", dt.instant),
     Rule(24, "category[]", dt.table_concept("0074")),
     Rule(32, "resultsInterpreter[]", dt.practitioner_reference),
@@ -40,6 +39,9 @@ SPECIMEN = (
     Rule(24, "condition[]", dt.table_concept("0493")),
     Rule(27, "container[].type", dt.concept),
     Rule(30, "accessionIdentifier", dt.identifier),
+    Rule(31, "identifier[]", dt.identifier),
+    Rule(32, "identifier[]", dt.entity_identifier),
+    Rule(20, "status", dt.translate({"Y": "available", "N": "unavailable"})),
     Rule(4, "type", dt.table_concept("0487")),
     Rule(8, "collection.bodySite", dt.concept),
     Rule(17, "collection.collectedDateTime", dt.instant_of_day),
@@ -119,6 +121,7 @@ def _map_group(
                 put(resource, "identifier[]", identifier)
     apply(REPORT, request, own)
     resource.setdefault("code", dt.unknown())
+    _taken(request, resource, own)
     for field in (34, 35):
         for repetition in request.repetitions(field):
             if person := dt.practitioner_of_ndl(repetition, own):
@@ -140,6 +143,20 @@ def _map_group(
         resource["result"] = [report.refer(entry) for entry in made]
 
 
+def _taken(request: Segment, resource: dict[str, Any], context: Context) -> None:
+    """OBR-7 and OBR-8: the time, or where both are there the period."""
+    times = {
+        name: found
+        for name, field in (("start", 7), ("end", 8))
+        for r in request.repetitions(field)[:1]
+        if (found := dt.instant_of_day(r, context))
+    }
+    if "end" in times:
+        resource["effectivePeriod"] = times
+    elif times:
+        resource["effectiveDateTime"] = times["start"]
+
+
 def _specimen_of_request(request: Segment, filler: str, patient: Entry | None, context: Context) -> Entry | None:
     """OBR-9, -10, -14, -15: what senders before 2.5 say of the specimen."""
     if not any(request.field(field).strip("^&~ ") for field in (10, 15)):
@@ -148,6 +165,11 @@ def _specimen_of_request(request: Segment, filler: str, patient: Entry | None, c
     own, resource = context.of(entry), entry.resource
     claimed = context.claims.get(id(request))
     apply(REQUEST_SPECIMEN, request, own)
+    amount = dt.decimal(request.get(9).strip())
+    if amount is not None:
+        unit = request.get(9, 2).strip()
+        quantity = {"value": amount} | ({"unit": unit} if unit else {})
+        resource.setdefault("collection", {})["quantity"] = quantity
     if claimed:
         context.claims[id(request)] = claimed
     for repetition in request.repetitions(10):
@@ -223,6 +245,8 @@ def _observation(segment: Segment, request: Segment | None, entry: Entry, contex
     apply(OBSERVATION, segment, own)
     if sub_id := segment.get(4).strip():
         resource["identifier"] = [{"system": f"{codes.BASE}/Id/observation-sub-id", "value": sub_id}]
+    if instance := next((c for r in segment.repetitions(21) if (c := dt.entity_identifier(r, own))), None):
+        put(resource, "identifier[]", instance)
     if equipment := next((c for r in segment.repetitions(18) if (c := dt.entity_identifier(r, own))), None):
         resource["device"] = {"identifier": equipment}
     if "code" not in resource:

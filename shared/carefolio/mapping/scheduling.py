@@ -58,16 +58,22 @@ def _when(schedule: Segment, entry: Entry, context: Context) -> None:
     """SCH-11's start and end; else the start and the length (SCH-9, SCH-10)."""
     resource = entry.resource
     start, end = _instant(schedule, 11, 4, context), _instant(schedule, 11, 5, context)
-    length, unit = schedule.get(9).strip(), schedule.get(10).strip().upper()
-    minutes = int(length) if length.isascii() and length.isdecimal() and len(length) < 6 else 0
-    if minutes and unit.startswith(("H", "S")):
-        minutes = minutes * 60 if unit.startswith("H") else max(1, minutes // 60)
+    minutes = _minutes(schedule, 9, 10)
     if minutes:
         resource["minutesDuration"] = minutes
     if start:
         resource["start"] = start.isoformat(timespec="seconds")
         stop = end or start + timedelta(minutes=minutes or 1)
         resource["end"] = stop.isoformat(timespec="seconds")
+
+
+def _minutes(segment: Segment, field: int, unit_field: int) -> int:
+    """A length with its unit (minutes where none is named), 0 where there is none."""
+    length, unit = segment.get(field).strip(), segment.get(unit_field).strip().upper()
+    minutes = int(length) if length.isascii() and length.isdecimal() and len(length) < 6 else 0
+    if minutes and unit.startswith(("H", "S")):
+        return minutes * 60 if unit.startswith("H") else max(1, minutes // 60)
+    return minutes
 
 
 def _instant(segment: Segment, field: int, component: int, context: Context) -> Any:
@@ -106,5 +112,8 @@ def _resource(segment: Segment, entry: Entry, context: Context) -> list[dict[str
         start = _instant(segment, {"AIP": 6, "AIL": 6, "AIG": 8}[segment.name], 1, context)
         if start:
             found["period"] = {"start": start.isoformat(timespec="seconds")}
+            at, unit_at = {"AIP": (9, 10), "AIL": (9, 10), "AIG": (11, 12)}[segment.name]
+            if minutes := _minutes(segment, at, unit_at):
+                found["period"]["end"] = (start + timedelta(minutes=minutes)).isoformat(timespec="seconds")
         made.append(found | {"status": "accepted"})
     return made
