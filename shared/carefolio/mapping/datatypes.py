@@ -422,6 +422,9 @@ def human_name_of_xcn(repetition: Repetition) -> dict[str, Any] | None:
 
 def display_of(entry: Entry) -> str | None:
     name = entry.resource.get("name")
+    if entry.type == "PractitionerRole":
+        played_by: str | None = entry.resource.get("practitioner", {}).get("display")
+        return played_by
     if entry.type == "Location":
         return str(entry.resource.get("description") or name)
     if isinstance(name, str):

@@ -25,7 +25,7 @@ class Source:
     zone: ZoneInfo = LONDON
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """One resource without id and meta. ``key`` is its identity in its ``scope``; ``place`` its segment.
 

@@ -98,11 +98,9 @@ def map_order(
         resource["context"] = entry.refer(encounter)
     if common:
         _people(common, detail, entry, own, kind)
-    elif detail is not None and detail.name == "OBR" and (ordering := _clinicians(detail, (16,), own)):
-        resource["requester"] = dt.reference(entry, ordering[0])
-        for repetition in detail.repetitions(17):
-            if phone := dt.telecom(repetition, own):
-                put(ordering[0].resource, "telecom[]", phone)
+    elif detail is not None and detail.name == "OBR":
+        ordering = next(iter(_clinicians(detail, (16,), own)), None)
+        _requester(None, detail, entry, ordering, None, own)
     for segment in group:
         if segment.name == "RXR":
             _route(segment, entry, own, kind)
@@ -291,18 +289,8 @@ def _people(common: Segment, detail: Segment | None, entry: Entry, context: Cont
             for repetition in common.repetitions(field):
                 if (made := convert(repetition, context)) is not None:
                     put(organisation.resource, element, made)
-    phones = [c for r in common.repetitions(14) if (c := dt.telecom(r, context))]
-    if detail is not None and detail.name == "OBR":
-        phones += [c for r in detail.repetitions(17) if (c := dt.telecom(r, context))]
-    addresses = [c for r in common.repetitions(24) if (c := dt.address(r, context))]
-    if ordering:
-        for element, found in (("telecom[]", phones), ("address[]", addresses)):
-            for made in found:
-                put(ordering[0].resource, element, made)
-    if kind in ("ServiceRequest", "MedicationRequest", "SupplyRequest") and (ordering or organisation):
-        requester = ordering[0] if ordering else organisation
-        assert requester is not None
-        entry.resource["requester"] = dt.reference(entry, requester)
+    if kind in ("ServiceRequest", "MedicationRequest", "SupplyRequest"):
+        _requester(common, detail, entry, ordering[0] if ordering else None, organisation, context)
     if kind == "NutritionOrder" and ordering:
         entry.resource["orderer"] = dt.reference(entry, ordering[0])
     if kind == "ServiceRequest":
@@ -317,6 +305,30 @@ def _people(common: Segment, detail: Segment | None, entry: Entry, context: Cont
         agents.append(("custodian", organisation))
     if agents:
         _provenance(common, entry, agents, context)
+
+
+def _requester(
+    common: Segment | None,
+    detail: Segment | None,
+    entry: Entry,
+    person: Entry | None,
+    organisation: Entry | None,
+    context: Context,
+) -> None:
+    """Who asks. Where to reach him about this order is his role's, not his own: it differs from order to order."""
+    phones = [c for r in common.repetitions(14) if (c := dt.telecom(r, context))] if common else []
+    if detail is not None and detail.name == "OBR":
+        phones += [c for r in detail.repetitions(17) if (c := dt.telecom(r, context)) and c not in phones]
+    if person and (phones or organisation):
+        role = context.own("PractitionerRole", ("ordering", entry.type, *entry.key), entry.place)
+        role.resource["practitioner"] = dt.reference(role, person)
+        if organisation:
+            role.resource["organization"] = dt.reference(role, organisation)
+        if phones:
+            role.resource["telecom"] = phones
+        entry.resource["requester"] = dt.reference(entry, role)
+    elif asking := person or organisation:
+        entry.resource["requester"] = dt.reference(entry, asking)
 
 
 def _provenance(common: Segment, entry: Entry, agents: Sequence[tuple[str, Entry]], context: Context) -> None:

@@ -71,7 +71,7 @@ def map_results(
     """
     if group is not None:
         request = next((segment for segment in group if segment.name == "OBR"), None)
-        number = order.key if order else (message.control_id,)
+        number = order.key if order else ("observed",)
         specimens = [_specimen(s, "|".join(number), patient, context) for s in group if s.name == "SPM"]
         if order and specimens and order.type == "ServiceRequest":
             order.resource["specimen"] = [order.refer(specimen) for specimen in specimens]
@@ -220,6 +220,9 @@ def _results(
             continue
         coded = segment.get(3, 1).strip() or segment.get(3, 2).strip()
         key = (*order, coded or order[-1], segment.get(3, 3).strip(), segment.get(4).strip())
+        if report is None:
+            # Not of an order: what was observed at another time is another observation.
+            key = (*key, segment.get(14).strip())
         known = by_key.get(key)
         if known is not None and kind in _TEXT and "valueString" in known.resource:
             # A textual report: lines that share OBX-3 are one text.
