@@ -67,21 +67,25 @@ def is_grammar(segment: Segment, field: int) -> bool:
 
 def leaves(segment: Segment, *, grammar: bool = False) -> Iterator[Leaf]:
     """Every populated value of a segment, its grammar only where asked for; HL7's null says something of its own."""
-    delimiters = segment.delimiters
     for field, text in enumerate(segment.fields):
-        if not field or not text or text == '""' or (not grammar and is_grammar(segment, field)):
-            continue
-        if segment.name in ("MSH", "FHS", "BHS") and field <= _DELIMITERS:
-            if grammar:
-                yield Leaf(field, 1, 0, 1, text)
-            continue
-        for repetition, part in enumerate(text.split(delimiters.repetition), 1):
-            components = part.split(delimiters.component)
-            for component, inner in enumerate(components, 1):
-                for subcomponent, leaf in enumerate(inner.split(delimiters.subcomponent), 1):
-                    value = unescape(leaf, delimiters).strip()
-                    if value and value != '""':
-                        yield Leaf(field, repetition, component if len(components) > 1 else 0, subcomponent, value)
+        if field and text and (grammar or not is_grammar(segment, field)):
+            yield from _field_leaves(segment, field, text)
+
+
+def _field_leaves(segment: Segment, field: int, text: str) -> Iterator[Leaf]:
+    delimiters = segment.delimiters
+    if text == '""':
+        return
+    if segment.name in ("MSH", "FHS", "BHS") and field <= _DELIMITERS:
+        yield Leaf(field, 1, 0, 1, text)
+        return
+    for repetition, part in enumerate(text.split(delimiters.repetition), 1):
+        components = part.split(delimiters.component)
+        for component, inner in enumerate(components, 1):
+            for subcomponent, leaf in enumerate(inner.split(delimiters.subcomponent), 1):
+                value = unescape(leaf, delimiters).strip()
+                if value and value != '""':
+                    yield Leaf(field, repetition, component if len(components) > 1 else 0, subcomponent, value)
 
 
 def is_mapped(segment: Segment, leaf: Leaf) -> bool:
@@ -94,12 +98,26 @@ def is_mapped(segment: Segment, leaf: Leaf) -> bool:
     return (*at, leaf.component or 1, leaf.subcomponent) in seen or (*at, 0, 0) in seen
 
 
+def _unmapped(segment: Segment) -> Iterator[Leaf]:
+    """The values that nothing used; fields of one plain value, which most are, by the short way."""
+    delimiters = segment.delimiters
+    seen = segment.looked_at or set()
+    name = segment.name
+    for field, text in enumerate(segment.fields):
+        if not text or not field or (name, field) in _GRAMMAR:
+            continue
+        plain = not (delimiters.component in text or delimiters.repetition in text or delimiters.subcomponent in text)
+        if plain and (field, 1, 1, 1) in seen and (name, field) not in TRANSLATED:
+            continue
+        yield from (leaf for leaf in _field_leaves(segment, field, text) if not is_mapped(segment, leaf))
+
+
 def keep(message: Message, context: Context, otherwise: Entry) -> None:
     """Put every value that nothing used into an extension of the resource that its segment belongs to."""
     of_entry: dict[int, dict[str, int]] = {}
     for segment in message.segments:
         owner = context.claims.get(id(segment), otherwise)
-        unmapped = [leaf for leaf in leaves(segment) if not is_mapped(segment, leaf)]
+        unmapped = list(_unmapped(segment))
         if not unmapped:
             continue
         counts = of_entry.setdefault(id(owner), {})

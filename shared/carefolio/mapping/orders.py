@@ -303,7 +303,8 @@ def _people(common: Segment, detail: Segment | None, entry: Entry, context: Cont
     agents: list[tuple[str, Entry]] = [(role, person) for role, people in roles for person in people]
     if organisation:
         agents.append(("custodian", organisation))
-    if agents:
+    if any(role != "author" for role, _ in agents) or len(ordering) > 1:
+        # Where there is only somebody who ordered, the requester says it all.
         _provenance(common, entry, agents, context)
 
 

@@ -255,6 +255,14 @@ def _step(text: str) -> tuple[str, str | None]:
     return match.group(1), match.group(2)
 
 
+# The choice elements (name[x]) that search parameters reach by their stem.
+_CHOICES = frozenset({
+    "abatement", "asNeeded", "collected", "deceased", "due", "effective", "identified", "item", "location",
+    "medication", "multipleBirth", "occurrence", "occurred", "onset", "performed", "product", "reported", "scheduled", "serviced",
+    "source", "start", "timing", "topic", "value",
+})  # fmt: skip
+
+
 def _child(name: str) -> Callable[[list[Any]], list[Any]]:
     """An element by name, or a choice element by its stem (``effective`` finds ``effectiveDateTime``)."""
     stem = len(name)
@@ -265,7 +273,7 @@ def _child(name: str) -> Callable[[list[Any]], list[Any]]:
             if not isinstance(item, dict):
                 continue
             value = item.get(name)
-            if value is None:
+            if value is None and name in _CHOICES:
                 value = next((v for k, v in item.items() if k.startswith(name) and k[stem : stem + 1].isupper()), None)
             if isinstance(value, list):
                 out.extend(value)
