@@ -257,9 +257,9 @@ def _step(text: str) -> tuple[str, str | None]:
 
 # The choice elements (name[x]) that search parameters reach by their stem.
 _CHOICES = frozenset({
-    "abatement", "asNeeded", "collected", "deceased", "due", "effective", "identified", "item", "location",
-    "medication", "multipleBirth", "occurrence", "occurred", "onset", "performed", "product", "reported", "scheduled", "serviced",
-    "source", "start", "timing", "topic", "value",
+    "abatement", "asNeeded", "collected", "deceased", "due", "effective", "identified", "item",
+    "location", "medication", "multipleBirth", "occurred", "occurrence", "onset", "performed",
+    "product", "reported", "scheduled", "serviced", "source", "start", "timing", "topic", "value",
 })  # fmt: skip
 
 
