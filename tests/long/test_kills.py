@@ -71,9 +71,9 @@ async def judge(made: Running, acknowledged: set[str]) -> tuple[int, int]:
     rows = await connection.fetch(
         """
         SELECT control_id, count(DISTINCT message.id) AS messages,
-               count(audit.id) FILTER (WHERE audit.action = 'create' AND resource_type = 'Observation') AS created,
-               count(audit.id) FILTER (WHERE audit.action = 'update') AS updated
-        FROM message LEFT JOIN audit ON audit.message_id = message.id
+               count(*) FILTER (WHERE version LIKE 'Observation/%/1') AS created,
+               count(*) FILTER (WHERE version LIKE 'Observation/%' AND version NOT LIKE '%/1') AS updated
+        FROM message LEFT JOIN audit ON audit.message_id = message.id LEFT JOIN unnest(written) AS version ON true
         WHERE ack_code = 'AA' AND message.status = 'applied' AND control_id LIKE 'K%' GROUP BY 1
         """
     )

@@ -44,8 +44,11 @@ async def test_deliveries_at_the_same_moment_apply_once(hospital: Hospital, pool
     assert sorted(outcome.before for outcome in outcomes) == [False] + [True] * 7
     written = await pool.fetch("SELECT version, count(*) FROM resource WHERE message_id = $1 GROUP BY 1", message)
     assert [(row["version"], row["count"]) for row in written if row["version"] > 1] == []
-    lines = await pool.fetchval("SELECT count(*) FROM audit WHERE message_id = $1 AND action = 'create'", message)
-    assert lines == await pool.fetchval("SELECT count(*) FROM resource WHERE message_id = $1", message)
+    lines = await pool.fetch("SELECT written FROM audit WHERE message_id = $1 AND action = 'write'", message)
+    assert len(lines) == 1
+    assert len(lines[0]["written"]) == await pool.fetchval(
+        "SELECT count(*) FROM resource WHERE message_id = $1", message
+    )
 
 
 async def test_a_result_that_changes_is_a_new_version_and_the_old_one_stays(hospital: Hospital) -> None:

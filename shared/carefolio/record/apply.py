@@ -370,10 +370,9 @@ async def _write(
             UPDATE resource SET seq = greatest(seq, $16), source_time = greatest(source_time, $17)
             WHERE id = ANY($21) AND NOT id = ANY($1) AND (seq < $16 OR source_time < $17)
         ), noted AS (
-            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id, message_id)
-            SELECT $18, $19, CASE WHEN version = 1 THEN 'create' ELSE 'update' END,
-                   CASE WHEN personal THEN $13::uuid END, type, id, $15
-            FROM incoming
+            INSERT INTO audit (actor, organisation_id, action, patient_id, message_id, written)
+            SELECT $18, $19, 'write', $13::uuid, $15, array_agg(concat_ws('/', type, id, version) ORDER BY id)
+            FROM incoming HAVING count(*) > 0
         )
         UPDATE message SET status = 'applied', reason = NULL, settled_at = $12, patient_id = $13, notes = $20
         WHERE id = $15 AND status = 'received'

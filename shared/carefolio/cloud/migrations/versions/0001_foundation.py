@@ -182,7 +182,7 @@ STATEMENTS = (
     )
     """,
     "CREATE INDEX resource_history_patient ON resource_history (patient_id, valid_from)",
-    # Who did what to whose record.
+    # Who did what to whose record. One line for what one message wrote: "type/id/version" each.
     """
     CREATE TABLE audit (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -194,7 +194,8 @@ STATEMENTS = (
         resource_type text,
         resource_id uuid,
         message_id uuid,
-        query text
+        query text,
+        written text[]
     )
     """,
     "CREATE INDEX audit_patient ON audit (patient_id, at)",
