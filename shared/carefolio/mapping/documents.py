@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 from carefolio.hl7 import Message, Segment
+from carefolio.mapping import actors
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -43,11 +44,11 @@ def map_document(
         resource["date"] = when
     for at, element in ((9, "author[]"), (5, "author[]"), (11, "author[]")):
         for repetition in header.repetitions(at):
-            if person := dt.practitioner(repetition, own):
-                put(resource, element, dt.reference(entry, person))
+            if person := actors.practitioner(repetition, own):
+                put(resource, element, actors.reference(entry, person))
     for repetition in (*header.repetitions(10), *header.repetitions(22)):
-        if person := dt.practitioner(repetition, own):
-            resource.setdefault("authenticator", dt.reference(entry, person))
+        if person := actors.practitioner(repetition, own):
+            resource.setdefault("authenticator", actors.reference(entry, person))
     if patient:
         resource["subject"] = entry.refer(patient)
     if encounter:

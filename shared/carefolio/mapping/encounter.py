@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from carefolio.hl7 import Message, Segment
-from carefolio.mapping import codes
+from carefolio.mapping import actors, codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -70,14 +70,14 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
         apply(REASON, pv2, own)
         _clinicians(pv2, ((13, "REF"),), own)
         for repetition in pv2.repetitions(1):
-            if awaited := dt.location(repetition, own):
-                put(resource, "location[]", {"location": dt.reference(entry, awaited), "status": "planned"})
+            if awaited := actors.location(repetition, own):
+                put(resource, "location[]", {"location": actors.reference(entry, awaited), "status": "planned"})
         days = dt.decimal(pv2.get(11).strip())
         if days is not None:
             resource["length"] = {"value": days, "unit": "d", "system": "http://unitsofmeasure.org", "code": "d"}
     _period(message, own)
-    if place := next((p for r in visit.repetitions(3) if (p := dt.location(r, own))), None):
-        stay: dict[str, Any] = {"location": dt.reference(entry, place), "status": "active"}
+    if place := next((p for r in visit.repetitions(3) if (p := actors.location(r, own))), None):
+        stay: dict[str, Any] = {"location": actors.reference(entry, place), "status": "active"}
         since = _event_time(message, own) if event in ("A01", "A02", "A04") else None
         if since:
             stay["period"] = {"start": since}
@@ -88,8 +88,8 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
         resource["location"] = [stay]
     for field, status in _OTHER_PLACES:
         for repetition in visit.repetitions(field):
-            if other := dt.location(repetition, own):
-                put(resource, "location[]", {"location": dt.reference(entry, other), "status": status})
+            if other := actors.location(repetition, own):
+                put(resource, "location[]", {"location": actors.reference(entry, other), "status": status})
     if evn := message.first("EVN"):
         _event(evn, entry, own)
     provider = {"system": codes.ODS_CODE, "value": context.source.ods_code}
@@ -100,10 +100,10 @@ def map_encounter(message: Message, visit: Segment, patient: Entry, context: Con
 def _clinicians(segment: Segment, fields: Sequence[tuple[int, str]], context: Context) -> None:
     for field, code in fields:
         for repetition in segment.repetitions(field):
-            if person := dt.practitioner(repetition, context):
+            if person := actors.practitioner(repetition, context):
                 participant = {
                     "type": [{"coding": [{"system": _PARTICIPATION, "code": code}]}],
-                    "individual": dt.reference(context.owner, person),
+                    "individual": actors.reference(context.owner, person),
                 }
                 put(context.owner.resource, "participant[]", participant)
 
@@ -111,7 +111,7 @@ def _clinicians(segment: Segment, fields: Sequence[tuple[int, str]], context: Co
 def _event(segment: Segment, encounter: Entry, context: Context) -> None:
     """EVN -> Provenance of the visit: what happened, when it was recorded, and by whom."""
     context.claim(segment, encounter)
-    people = [person for r in segment.repetitions(5) if (person := dt.practitioner(r, context))]
+    people = [person for r in segment.repetitions(5) if (person := actors.practitioner(r, context))]
     if not people:
         return
     made = context.own("Provenance", ("event", *encounter.key, segment.text[4:]), "EVN")
@@ -121,7 +121,7 @@ def _event(segment: Segment, encounter: Entry, context: Context) -> None:
         "target": [made.refer(encounter)],
         "recorded": recorded or context.mapped.time.instant.isoformat(timespec="seconds"),
         "agent": [
-            {"type": {"coding": [{"system": system, "code": "enterer"}]}, "who": dt.reference(made, person)}
+            {"type": {"coding": [{"system": system, "code": "enterer"}]}, "who": actors.reference(made, person)}
             for person in people
         ],
     }
@@ -161,7 +161,7 @@ CONDITION = (
     Rule(3, "code", dt.concept),
     Rule(5, "onsetDateTime", dt.instant_of_day),
     Rule(19, "recordedDate", dt.instant_of_day),
-    Rule(16, "asserter", dt.practitioner_reference),
+    Rule(16, "asserter", actors.practitioner_reference),
 )
 
 

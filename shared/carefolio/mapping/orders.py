@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from carefolio.hl7 import Message, Segment
+from carefolio.mapping import actors
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -27,7 +28,7 @@ _COMMON = (
     Rule(16, "reasonCode[]", dt.concept),
 )
 _MEDICATION = {
-    "RXO": (Rule(1, "medicationCodeableConcept", dt.concept), Rule(10, "_location", dt.location)),
+    "RXO": (Rule(1, "medicationCodeableConcept", dt.concept), Rule(10, "_location", actors.location)),
     "RXE": (Rule(2, "medicationCodeableConcept", dt.concept),),
     "RXD": (Rule(2, "medicationCodeableConcept", dt.concept), Rule(3, "whenHandedOver", dt.instant_of_day)),
     "RXG": (Rule(4, "medicationCodeableConcept", dt.concept),),
@@ -212,7 +213,7 @@ def _medication_administration(entry: Entry, detail: Segment | None, context: Co
     if dose := _dose(detail):
         entry.resource["dosage"] = {"dose": dose}
     for person in _clinicians(detail, (10,), context):
-        put(entry.resource, "performer[]", {"actor": dt.reference(entry, person)})
+        put(entry.resource, "performer[]", {"actor": actors.reference(entry, person)})
 
 
 def _immunization(entry: Entry, detail: Segment | None, context: Context, status: str | None) -> None:
@@ -232,14 +233,14 @@ def _immunization(entry: Entry, detail: Segment | None, context: Context, status
         entry.resource["primarySource"] = source.get("coding", [{}])[0].get("code") == "00"
     for person in _clinicians(detail, (10,), context):
         function = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0443", "code": "AP"}]}
-        put(entry.resource, "performer[]", {"function": function, "actor": dt.reference(entry, person)})
+        put(entry.resource, "performer[]", {"function": function, "actor": actors.reference(entry, person)})
     for repetition in detail.repetitions(17):
-        if maker := dt.organization_of_code(repetition, context):
-            entry.resource.setdefault("manufacturer", dt.reference(entry, maker))
+        if maker := actors.organization_of_code(repetition, context):
+            entry.resource.setdefault("manufacturer", actors.reference(entry, maker))
     for field in (27, 11):
         for repetition in detail.repetitions(field):
-            if place := dt.location(repetition, context):
-                entry.resource.setdefault("location", dt.reference(entry, place))
+            if place := actors.location(repetition, context):
+                entry.resource.setdefault("location", actors.reference(entry, place))
 
 
 def _nutrition_order(entry: Entry, detail: Segment | None, context: Context, status: str | None) -> None:
@@ -275,7 +276,9 @@ _BUILD: dict[str, Callable[[Entry, Segment | None, Context, str | None], None]] 
 
 
 def _clinicians(segment: Segment, fields: Sequence[int], context: Context) -> list[Entry]:
-    return [person for field in fields for r in segment.repetitions(field) if (person := dt.practitioner(r, context))]
+    return [
+        person for field in fields for r in segment.repetitions(field) if (person := actors.practitioner(r, context))
+    ]
 
 
 def _people(common: Segment, detail: Segment | None, entry: Entry, context: Context, kind: str) -> None:
@@ -283,7 +286,7 @@ def _people(common: Segment, detail: Segment | None, entry: Entry, context: Cont
     ordering = _clinicians(common, (12,), context)
     if detail is not None and detail.name == "OBR":
         ordering = [*ordering, *(p for p in _clinicians(detail, (16,), context) if p not in ordering)]
-    organisation = next((o for r in common.repetitions(21) if (o := dt.organization(r, context))), None)
+    organisation = next((o for r in common.repetitions(21) if (o := actors.organization(r, context))), None)
     if organisation:
         for field, element, convert in ((22, "address[]", dt.address), (23, "telecom[]", dt.telecom)):
             for repetition in common.repetitions(field):
@@ -292,7 +295,7 @@ def _people(common: Segment, detail: Segment | None, entry: Entry, context: Cont
     if kind in ("ServiceRequest", "MedicationRequest", "SupplyRequest"):
         _requester(common, detail, entry, ordering[0] if ordering else None, organisation, context)
     if kind == "NutritionOrder" and ordering:
-        entry.resource["orderer"] = dt.reference(entry, ordering[0])
+        entry.resource["orderer"] = actors.reference(entry, ordering[0])
     if kind == "ServiceRequest":
         apply(_COMMON, common, context)
     elif kind == "MedicationRequest":
@@ -322,14 +325,14 @@ def _requester(
         phones += [c for r in detail.repetitions(17) if (c := dt.telecom(r, context)) and c not in phones]
     if person and (phones or organisation):
         role = context.own("PractitionerRole", ("ordering", entry.type, *entry.key), entry.place)
-        role.resource["practitioner"] = dt.reference(role, person)
+        role.resource["practitioner"] = actors.reference(role, person)
         if organisation:
-            role.resource["organization"] = dt.reference(role, organisation)
+            role.resource["organization"] = actors.reference(role, organisation)
         if phones:
             role.resource["telecom"] = phones
-        entry.resource["requester"] = dt.reference(entry, role)
+        entry.resource["requester"] = actors.reference(entry, role)
     elif asking := person or organisation:
-        entry.resource["requester"] = dt.reference(entry, asking)
+        entry.resource["requester"] = actors.reference(entry, asking)
 
 
 def _provenance(common: Segment, entry: Entry, agents: Sequence[tuple[str, Entry]], context: Context) -> None:
@@ -340,7 +343,7 @@ def _provenance(common: Segment, entry: Entry, agents: Sequence[tuple[str, Entry
         "target": [made.refer(entry)],
         "recorded": recorded or context.mapped.time.instant.isoformat(timespec="seconds"),
         "agent": [
-            {"type": {"coding": [{"system": system, "code": role}]}, "who": dt.reference(made, who)}
+            {"type": {"coding": [{"system": system, "code": role}]}, "who": actors.reference(made, who)}
             for role, who in agents
         ],
     }

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from carefolio.hl7 import Message, Repetition, Segment
-from carefolio.mapping import codes
+from carefolio.mapping import actors, codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply
 from carefolio.mapping.model import Context, Entry, PatientIdentifier, Rule
@@ -55,8 +55,8 @@ PATIENT = (
     Rule(22, "extension[]", _ethnic_category),
 )
 PRACTICE = (
-    Rule(4, "generalPractitioner[]", dt.practitioner_reference),
-    Rule(3, "generalPractitioner[]", dt.organization_reference),
+    Rule(4, "generalPractitioner[]", actors.practitioner_reference),
+    Rule(3, "generalPractitioner[]", actors.organization_reference),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from carefolio.hl7 import Segment
-from carefolio.mapping import codes
+from carefolio.mapping import actors, codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -114,11 +114,11 @@ def map_coverage(segment: Segment, more: Segment | None, patient: Entry, context
     resource = entry.resource
     resource["status"] = "active"
     resource["beneficiary"] = entry.refer(patient)
-    payer = next((o for r in segment.repetitions(4) if (o := dt.organization(r, own))), None)
+    payer = next((o for r in segment.repetitions(4) if (o := actors.organization(r, own))), None)
     if payer:
         apply(PAYER, segment, context.of(payer))
         context.claims[id(segment)] = entry
-        resource["payor"] = [dt.reference(entry, payer)]
+        resource["payor"] = [actors.reference(entry, payer)]
     else:
         shown = segment.get(3).strip() or "not stated"
         resource["payor"] = [{"display": shown}]
@@ -151,9 +151,11 @@ def map_role(segment: Segment, context: Context) -> Entry | None:
         person_at, organisation_at, place_at, role_at, contact_at, address_at = 5, 8, 9, 4, 15, 14
     else:
         person_at, organisation_at, place_at, role_at, contact_at, address_at = 4, 14, 13, 3, 12, 11
-    person = next((p for r in segment.repetitions(person_at) if (p := dt.practitioner(r, context))), None)
-    organisation = next((o for r in segment.repetitions(organisation_at) if (o := dt.organization(r, context))), None)
-    place = next((p for r in segment.repetitions(place_at) if (p := dt.location(r, context))), None)
+    person = next((p for r in segment.repetitions(person_at) if (p := actors.practitioner(r, context))), None)
+    organisation = next(
+        (o for r in segment.repetitions(organisation_at) if (o := actors.organization(r, context))), None
+    )
+    place = next((p for r in segment.repetitions(place_at) if (p := actors.location(r, context))), None)
     roles = [c for r in segment.repetitions(role_at) if (c := dt.concept(r, context))]
     if not (person or organisation or place):
         return None
@@ -161,11 +163,11 @@ def map_role(segment: Segment, context: Context) -> Entry | None:
     own, resource = context.of(entry), entry.resource
     context.claim(segment, entry)
     if person:
-        resource["practitioner"] = dt.reference(entry, person)
+        resource["practitioner"] = actors.reference(entry, person)
     if organisation:
-        resource["organization"] = dt.reference(entry, organisation)
+        resource["organization"] = actors.reference(entry, organisation)
     if place:
-        resource["location"] = [dt.reference(entry, place)]
+        resource["location"] = [actors.reference(entry, place)]
     if roles:
         resource["code"] = roles
     if segment.name == "ROL":
@@ -201,8 +203,8 @@ def contact_of(segment: Segment, context: Context) -> dict[str, Any] | None:
     if phones:
         made["telecom"] = phones
     for repetition in segment.repetitions(13):
-        if organisation := dt.organization(repetition, context):
-            made["organization"] = dt.reference(context.owner, organisation)
+        if organisation := actors.organization(repetition, context):
+            made["organization"] = actors.reference(context.owner, organisation)
     relation = next((c for r in segment.repetitions(3) if (c := dt.table_concept("0131")(r, context))), None)
     if made and relation:
         made["relationship"] = [relation]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from carefolio.hl7 import Segment
-from carefolio.mapping import codes
+from carefolio.mapping import actors, codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -58,8 +58,8 @@ def map_procedure(segment: Segment, patient: Entry, encounter: Entry | None, con
         resource["encounter"] = entry.refer(encounter)
     for field, role in _SURGEONS:
         for repetition in segment.repetitions(field):
-            if person := dt.practitioner(repetition, own):
-                put(resource, "performer[]", {"function": {"text": role}, "actor": dt.reference(entry, person)})
+            if person := actors.practitioner(repetition, own):
+                put(resource, "performer[]", {"function": {"text": role}, "actor": actors.reference(entry, person)})
     return entry
 
 
@@ -81,8 +81,8 @@ def map_charge(segment: Segment, patient: Entry, encounter: Entry | None, contex
         resource["priceOverride"] = {"value": price}
     for field in (20, 21, 24):
         for repetition in segment.repetitions(field):
-            if person := dt.practitioner(repetition, own):
-                put(resource, "performer[]", {"actor": dt.reference(entry, person)})
+            if person := actors.practitioner(repetition, own):
+                put(resource, "performer[]", {"actor": actors.reference(entry, person)})
     resource["subject"] = entry.refer(patient)
     if encounter:
         resource["context"] = entry.refer(encounter)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
-from carefolio.mapping import codes
+from carefolio.mapping import actors, codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -20,15 +20,15 @@ REPORT = (
     Rule(4, "code", dt.concept),
     Rule(22, "issued", dt.instant),
     Rule(24, "category[]", dt.table_concept("0074")),
-    Rule(32, "resultsInterpreter[]", dt.practitioner_reference),
+    Rule(32, "resultsInterpreter[]", actors.practitioner_reference),
 )
 OBSERVATION = (
     Rule(3, "code", dt.concept),
     Rule(14, "effectiveDateTime", dt.instant_of_day),
-    Rule(16, "performer[]", dt.practitioner_reference),
+    Rule(16, "performer[]", actors.practitioner_reference),
     Rule(17, "method", dt.concept),
-    Rule(23, "performer[]", dt.organization_reference),
-    Rule(25, "performer[]", dt.practitioner_reference),
+    Rule(23, "performer[]", actors.organization_reference),
+    Rule(25, "performer[]", actors.practitioner_reference),
     Rule(19, "issued", dt.instant),
     Rule(20, "bodySite", dt.concept),
 )
@@ -124,8 +124,8 @@ def _map_group(
     _taken(request, resource, own)
     for field in (34, 35):
         for repetition in request.repetitions(field):
-            if person := dt.practitioner_of_ndl(repetition, own):
-                put(resource, "performer[]", dt.reference(report, person))
+            if person := actors.practitioner_of_ndl(repetition, own):
+                put(resource, "performer[]", actors.reference(report, person))
     ordered = map_order([*([order] if order else []), *group], message, patient, encounter, context)
     resource["basedOn"] = [report.refer(ordered)]
     if patient:
@@ -173,8 +173,8 @@ def _specimen_of_request(request: Segment, filler: str, patient: Entry | None, c
     if claimed:
         context.claims[id(request)] = claimed
     for repetition in request.repetitions(10):
-        if person := dt.practitioner(repetition, own):
-            resource.setdefault("collection", {}).setdefault("collector", dt.reference(entry, person))
+        if person := actors.practitioner(repetition, own):
+            resource.setdefault("collection", {}).setdefault("collector", actors.reference(entry, person))
     if patient:
         resource["subject"] = entry.refer(patient)
     return entry
@@ -275,10 +275,10 @@ def _laboratory(segment: Segment, entry: Entry, context: Context) -> None:
     """OBX-15, -23, -24, -25: the laboratory, where it is, and who directs it."""
     laboratory: Entry | None = None
     for repetition in segment.repetitions(23):
-        laboratory = laboratory or dt.organization(repetition, context)
+        laboratory = laboratory or actors.organization(repetition, context)
     for repetition in segment.repetitions(15):
-        if producer := dt.organization_of_code(repetition, context):
-            put(entry.resource, "performer[]", dt.reference(entry, producer))
+        if producer := actors.organization_of_code(repetition, context):
+            put(entry.resource, "performer[]", actors.reference(entry, producer))
             laboratory = laboratory or producer
     if laboratory is None:
         return
@@ -439,8 +439,8 @@ def note(segment: Segment, owner: Entry, context: Context) -> None:
         made: dict[str, Any] = {"text": text}
         if when := next((t for r in segment.repetitions(6) if (t := dt.instant_of_day(r, context))), None):
             made["time"] = when
-        if person := next((p for r in segment.repetitions(5) if (p := dt.practitioner(r, context))), None):
-            made["authorReference"] = dt.reference(owner, person)
+        if person := next((p for r in segment.repetitions(5) if (p := actors.practitioner(r, context))), None):
+            made["authorReference"] = actors.reference(owner, person)
         owner.resource.setdefault("note", []).append(made)
     else:
         element = "conclusion" if owner.type == "DiagnosticReport" else "comment"

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
+from carefolio.mapping import actors
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
@@ -42,9 +43,9 @@ def map_appointment(message: Message, schedule: Segment, patient: Entry | None, 
         participants.append({"actor": entry.refer(patient), "status": "accepted"})
     for field, role in _PEOPLE.items():
         participants += [
-            {"type": [{"text": role}], "actor": dt.reference(entry, person), "status": "accepted"}
+            {"type": [{"text": role}], "actor": actors.reference(entry, person), "status": "accepted"}
             for repetition in schedule.repetitions(field)
-            if (person := dt.practitioner(repetition, own))
+            if (person := actors.practitioner(repetition, own))
         ]
     for segment in message.segments:
         if segment.name in ("RGS", "AIS", "AIG", "AIL", "AIP"):
@@ -97,10 +98,10 @@ def _resource(segment: Segment, entry: Entry, context: Context) -> list[dict[str
     made: list[dict[str, Any]] = []
     for repetition in segment.repetitions(3):
         found: dict[str, Any] | None = None
-        if segment.name == "AIP" and (person := dt.practitioner(repetition, context)):
-            found = {"actor": dt.reference(entry, person)}
-        elif segment.name == "AIL" and (place := dt.location(repetition, context)):
-            found = {"actor": dt.reference(entry, place)}
+        if segment.name == "AIP" and (person := actors.practitioner(repetition, context)):
+            found = {"actor": actors.reference(entry, person)}
+        elif segment.name == "AIL" and (place := actors.location(repetition, context)):
+            found = {"actor": actors.reference(entry, place)}
         elif segment.name == "AIG" and (thing := dt.concept(repetition, context)):
             found = {"type": [thing]}
         if found is None:
