@@ -35,7 +35,7 @@ _MEDIA_TYPES = re.compile(
 )
 _MOST_IN_BATCH = 10_000
 # For messages that are looked at, not taken in: nobody needs to send a scanned letter to be told where it goes.
-_LONGEST_SAMPLE = 1024 * 1024
+_LONGEST_SAMPLE = 256 * 1024
 
 
 async def post_message(request: Request) -> Response:
@@ -62,7 +62,7 @@ async def post_envelope(request: Request) -> Response:
 
 async def check_message(request: Request) -> Response:
     """POST /hl7/check: a conformance report; nothing is stored."""
-    message = await _onboarding(request)
+    _, message = await _onboarding(request)
     findings = await anyio.to_thread.run_sync(
         lambda: conformance(message, datetime.now(UTC), production=settings().production)
     )
@@ -71,18 +71,18 @@ async def check_message(request: Request) -> Response:
 
 async def explain_message(request: Request) -> Response:
     """POST /hl7/explain: for every value the element that it goes to; nothing is stored, no value is repeated."""
-    message = await _onboarding(request)
-    lines = await anyio.to_thread.run_sync(lambda: explain(message, Source("XXX")))
+    sender, message = await _onboarding(request)
+    lines = await anyio.to_thread.run_sync(lambda: explain(message, Source(sender.ods_code)))
     shown = [{"position": line.position, "path": line.path or None, "rule": line.rule} for line in lines]
     return JSONResponse({"values": shown})
 
 
-async def _onboarding(request: Request) -> Message:
-    """The one message in the body, of a sender with good credentials."""
-    await _sender(request)
+async def _onboarding(request: Request) -> tuple[Sender, Message]:
+    """A sender with good credentials, and the one message in the body."""
+    sender = await _sender(request)
     raw = await read_body(request, _LONGEST_SAMPLE)
     try:
-        return read(raw)
+        return sender, read(raw)
     except HL7Error as error:
         raise HTTPException(422, str(error)) from None
 

@@ -262,8 +262,11 @@ async def test_every_shared_message_gets_an_ack_or_a_clear_refusal(
         (("^^^LOAD^MR", "9" * 300 + "^^^LOAD^MR"), "PID-3[2]"),
     ],
 )
-async def test_what_would_harm_later_is_refused_now(hospital: Hospital, change: tuple[str, str], place: str) -> None:
-    text = load.registration(nhs(), unique()).decode()
+@pytest.mark.parametrize("kind", ["ADT^A28", "ORM^O01", "SIU^S12"])
+async def test_what_would_harm_later_is_refused_now(
+    hospital: Hospital, change: tuple[str, str], place: str, kind: str
+) -> None:
+    text = load.registration(nhs(), unique()).decode().replace("ADT^A28", kind)
     assert change[0] in text
     reply = await hospital.post(text.replace(*change).encode())
     assert reply.code == "AR"

@@ -106,6 +106,13 @@ def test_each_family_has_its_resource(segment: str, kind: str) -> None:
     assert kind in [entry["resource"]["resourceType"] for entry in made["entry"]]
 
 
+def test_a_hundred_thousand_values_are_explained_within_the_suites_patience() -> None:
+    """Looking for every value in every other took minutes for as many."""
+    values = "|".join(f"value{number}x" for number in range(100_000))
+    message = read(load.report("9990001103", "1") + f"ZZZ|{values}\r".encode())
+    assert len(explain(message, Source("RTEST"))) > 100_000
+
+
 def test_a_z_segment_is_kept_with_its_positions() -> None:
     raw = load.registration("9990001103", "1") + b"ZPI|1|first~second|a^b&c\r"
     text = dumps(map_bytes(raw, "RTEST")).decode()

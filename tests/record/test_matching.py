@@ -262,3 +262,32 @@ async def test_authorities_that_look_alike_are_not_the_same(hospital: Hospital) 
     assert (await end(hospital, one.message().replace("^^^T^MR", "^^^ST MARYS^MR")))[0] == "applied"
     assert (await end(hospital, two.message().replace("^^^T^MR", "^^^ST/MARYS^MR")))[0] == "applied"
     assert (await hospital.patient(one.number))["id"] != (await hospital.patient(two.number))["id"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "segments", "resource"),
+    [
+        ("ADT^A01", "PV1|1|I|W||||||||||||||||{key}", "Encounter"),
+        ("SIU^S12", "SCH|{key}||||||^Review||30|min|^^^20261201090000", "Appointment"),
+        ("MDM^T02", "TXA|1|CN|TX|||||||||{key}|||||AU\nOBX|1|TX|||A letter", "DocumentReference"),
+        ("ORM^O01", "ORC|NW|{key}\nOBR|1|{key}||T1^Test", "ServiceRequest"),
+    ],
+)
+async def test_a_key_that_a_hospital_gives_to_two_patients_is_two_things(
+    hospital: Hospital, kind: str, segments: str, resource: str
+) -> None:
+    """A visit, appointment, document or order number belongs to its patient: a slip in one never reaches another."""
+    key = unique("K")
+    people = [Person(nhs()), Person(nhs(), born="19800202", family="Other")]
+    for person in people:
+        await end(hospital, person.message())
+        pid = person.message().split("\n")[2]
+        message = f"MSH|^~\\&|S|T|||20261105||{kind}|{unique()}|P|2.5\n{pid}\n" + segments.replace("{key}", key)
+        assert (await end(hospital, message))[0] == "applied"
+    found = [
+        await hospital.search(f"{resource}?patient={(await hospital.patient(person.number))['id']}")
+        for person in people
+    ]
+    with_key = [[each["id"] for each in resources if key in str(each)] for resources in found]
+    assert [len(each) for each in with_key] == [1, 1]
+    assert with_key[0] != with_key[1]

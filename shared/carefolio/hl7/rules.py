@@ -45,6 +45,7 @@ def check(message: Message, now: datetime, *, production: bool) -> None:
 def violations(message: Message, now: datetime, *, production: bool) -> Iterator[HL7Error]:
     """Everything that the sender must change, in the order in which it would be told."""
     yield from _header(message, now, production)
+    yield from _bounds(message)
     rules = _RULES.get(message.code)
     if (rules and message.code == "ADT") or (rules and message.event == "R01"):
         yield from rules(message)
@@ -136,16 +137,12 @@ def _patient(message: Message, *, alone: bool) -> Iterator[HL7Error]:
     if pid is None:
         yield _no_segment(message, "PID")
         return
-    yield from _repetitions(message)
     if alone and (second := next((s for s in message.all("PID") if s.occurrence > 1), None)):
         # What follows would be taken for the first patient's.
         yield HL7Error(SEGMENT_SEQUENCE, second.place(), "one message is about one patient")
     numbers = [repetition for field in (3, 2) for repetition in pid.repetitions(field) if repetition.get(1).strip()]
     if not numbers:
         yield HL7Error(REQUIRED_FIELD_MISSING, pid.place(3, 0, 1), "no patient identifier")
-    for repetition in numbers:
-        if max(len(part) for part in repetition.components) > _LONGEST_IDENTIFIER:
-            yield HL7Error(DATA_TYPE, repetition.place, f"longer than {_LONGEST_IDENTIFIER} characters")
     yield from _time(pid, 7)
     yield from _time(pid, 29)
     emails = [r.place for r in pid.repetitions(13) if r.get(2) == "NET"]
@@ -153,8 +150,15 @@ def _patient(message: Message, *, alone: bool) -> Iterator[HL7Error]:
         yield HL7Error(DUPLICATE_KEY, emails[1], "more than one e-mail address")
 
 
-def _repetitions(message: Message) -> Iterator[HL7Error]:
-    """Text may have any number of lines; a thousand names, addresses or doctors are a mistake."""
+def _bounds(message: Message) -> Iterator[HL7Error]:
+    """What no message of any type may hold, because the record could not: found out before it is acknowledged.
+
+    Text may have any number of lines; a thousand names, addresses or doctors are a mistake.
+    """
+    for pid in message.all("PID"):
+        for repetition in (repetition for field in (3, 2) for repetition in pid.repetitions(field)):
+            if max(len(part) for part in repetition.components) > _LONGEST_IDENTIFIER:
+                yield HL7Error(DATA_TYPE, repetition.place, f"longer than {_LONGEST_IDENTIFIER} characters")
     for segment in message.segments:
         if segment.name in ("OBX", "NTE"):
             continue

@@ -41,6 +41,7 @@ class Sender:
 
     id: uuid.UUID
     organisation_id: uuid.UUID
+    ods_code: str
     team_id: uuid.UUID | None
     partner: bool
     networks: tuple[Network, ...]
@@ -83,10 +84,10 @@ def _basic(authorization: str) -> tuple[str, str]:
 async def _verified(pool: Pool, username: str, password: str) -> Sender:
     row = await pool.fetchrow(
         """
-        SELECT sender.*, (
+        SELECT sender.*, organisation.ods_code, (
             SELECT json_object_agg(alias, organisation_id) FROM sender_alias WHERE sender_id = sender.id
         ) AS aliases
-        FROM sender WHERE username = $1
+        FROM sender JOIN organisation ON organisation.id = sender.organisation_id WHERE username = $1
         """,
         username,
     )
@@ -98,6 +99,7 @@ async def _verified(pool: Pool, username: str, password: str) -> Sender:
     return Sender(
         id=row["id"],
         organisation_id=row["organisation_id"],
+        ods_code=row["ods_code"],
         team_id=row["team_id"],
         partner=row["partner"],
         networks=tuple(row["networks"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
@@ -30,6 +31,9 @@ _BY_CODE = {
     ("TXA", 3): "DocumentReference.content", ("RXO", 4): "MedicationRequest.dosageInstruction",
     ("EVN", 2): "Provenance.recorded", ("EVN", 6): "Encounter.period", ("MSA", 1): "MessageHeader.response.code",
 }  # fmt: skip
+
+
+_MOST_TEXTS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,10 @@ def _lines(segment: Segment, mapped: Mapped, where: dict[str, list[str]], source
         owner = mapped.claims.get(id(segment))
         wanted = by_rule[0] if by_rule else by_code
         kind = wanted.split(".")[0] if wanted else owner.type if owner else ""
-        found = _best(where, leaf.value, source, kind)
-        if by_code and not found.startswith(kind):
-            found = ""
         if is_mapped(segment, leaf):
+            found = _best(where, leaf.value, source, kind)
+            if by_code and not found.startswith(kind):
+                found = ""
             rule = f"{segment.name}-{leaf.field} {by_rule[1]}" if by_rule else "as sent"
             path = found or wanted
             if path:
@@ -119,7 +123,8 @@ def _best(where: dict[str, list[str]], value: str, source: Source, kind: str) ->
         if paths:
             return next((path for path in paths if path.startswith(f"{kind}.")), paths[0])
     if len(value) > 3:
-        for text, paths in where.items():
+        # Bounded: a message made for it would have every value looked for in every other.
+        for text, paths in islice(where.items(), _MOST_TEXTS):
             if value in text and (inside := [path for path in paths if f"{codes.BASE}/v2/" not in path]):
                 return next((path for path in inside if path.startswith(f"{kind}.")), inside[0])
     return ""
