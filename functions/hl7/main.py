@@ -25,10 +25,10 @@ from carefolio.hl7 import HL7Error, Message, batch_answer, is_batch, read, soap,
 from carefolio.hl7.conformance import conformance
 from carefolio.hl7.reader import MAX_BYTES
 from carefolio.identity.senders import RefusedError, Sender, authenticate
-from carefolio.mapping import Source
 from carefolio.mapping.explain import explain
 from carefolio.record.ids import uuid7
 from carefolio.record.intake import Answer, refusal_of_ours, take_in
+from carefolio.record.sources import source_of
 
 _MEDIA_TYPES = re.compile(
     r"(application/hl7-v2|text/plain|x-application/hl7-v2\+er7|application/octet-stream)\b", re.IGNORECASE
@@ -72,7 +72,10 @@ async def check_message(request: Request) -> Response:
 async def explain_message(request: Request) -> Response:
     """POST /hl7/explain: for every value the element that it goes to; nothing is stored, no value is repeated."""
     sender, message = await _onboarding(request)
-    lines = await anyio.to_thread.run_sync(lambda: explain(message, Source(sender.ods_code)))
+    source = await source_of(
+        await database.pool(), sender.organisation_id, sender.ods_code, sender.codes_version, sender.settings
+    )
+    lines = await anyio.to_thread.run_sync(lambda: explain(message, source))
     shown = [{"position": line.position, "path": line.path or None, "rule": line.rule} for line in lines]
     return JSONResponse({"values": shown})
 
@@ -82,7 +85,7 @@ async def _onboarding(request: Request) -> tuple[Sender, Message]:
     sender = await _sender(request)
     raw = await read_body(request, _LONGEST_SAMPLE)
     try:
-        return sender, read(raw)
+        return sender, read(raw, sender.settings.character_set)
     except HL7Error as error:
         raise HTTPException(422, str(error)) from None
 

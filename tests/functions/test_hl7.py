@@ -225,7 +225,7 @@ async def test_every_shared_message_gets_an_ack_or_a_clear_refusal(
     new_hospital: NewHospital, shared_messages: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The collected real messages through the door: no 5xx, nothing lost, every end with its reason."""
-    hospital = await new_hospital("--allow", "127.0.0.1", "--auto-create")
+    hospital = await new_hospital("--allow", "127.0.0.1", "--set", "auto_create=true")
     outcomes: dict[str, dict[str, int]] = {}
     for path in shared_messages:
         reply = await hospital.post(path.read_bytes())

@@ -109,8 +109,11 @@ async def test_messages_are_listed_shown_and_replayed(hospital: Hospital, instal
     assert await hospital.database.fetchval(
         "SELECT count(*) FROM audit WHERE action = 'read-message' AND message_id = $1", held["id"]
     )
-    replayed = json.loads(installation.cli("message", "replay", str(held["id"]), "--json").stdout)
-    assert replayed == {"replayed": [str(held["id"])]}
+    tried = json.loads(installation.cli("message", "replay", str(held["id"]), "--json").stdout)
+    assert tried["applied"] is False
+    assert tried["messages"][0]["reason"] == "the patient is not known here"
+    replayed = json.loads(installation.cli("message", "replay", str(held["id"]), "--apply", "--json").stdout)
+    assert replayed["messages"] == [{"message_id": str(held["id"]), "status": "queued"}]
     assert (await hospital.settled(control_id))["status"] == "held"
 
 
@@ -119,13 +122,15 @@ async def test_an_unsupported_message_can_be_replayed(hospital: Hospital, instal
     assert row["status"] == "unsupported"
     listed = json.loads(installation.cli("message", "list", "--status", "unsupported", "--json").stdout)
     assert str(row["id"]) in [message["id"] for message in listed]
-    replayed = json.loads(installation.cli("message", "replay", str(row["id"]), "--json").stdout)
-    assert replayed == {"replayed": [str(row["id"])]}
+    replayed = json.loads(installation.cli("message", "replay", str(row["id"]), "--apply", "--json").stdout)
+    assert replayed["messages"] == [{"message_id": str(row["id"]), "status": "queued"}]
 
 
-async def test_what_is_applied_is_not_replayed(hospital: Hospital, installation: Running) -> None:
+async def test_the_replay_of_an_applied_message_rebuilds_its_record(hospital: Hospital, installation: Running) -> None:
     row = await hospital.accepted(load.registration(nhs(), unique()))
-    assert json.loads(installation.cli("message", "replay", str(row["id"]), "--json").stdout) == {"replayed": []}
+    made = json.loads(installation.cli("message", "replay", str(row["id"]), "--json").stdout)
+    (record,) = made["records"]
+    assert (record["patient_id"], record["messages"], record["changed"]) == (str(row["patient_id"]), 1, [])
 
 
 def test_map_needs_no_installation(tmp_path: Path) -> None:

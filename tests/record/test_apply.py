@@ -285,11 +285,3 @@ async def test_a_document_is_replaced_as_a_whole(hospital: Hospital) -> None:
     (document,) = await hospital.search(f"DocumentReference?patient={patient}")
     assert document["meta"]["versionId"] == "2"
     assert base64.b64decode(document["content"][0]["attachment"]["data"]) == b"Final letter."
-
-
-@pytest.mark.parametrize("event", ["A40", "A34", "A24", "A47"])
-async def test_what_joins_or_moves_people_changes_nothing_by_itself(hospital: Hospital, event: str) -> None:
-    number = await hospital.registered()
-    pid = f"PID|1||{number}^^^NHS^NH||Fictional{number[-4:]}^Robin||19700101\nMRG|X1^^^T^MR"
-    row = await hospital.accepted(head(f"ADT^{event}") + "EVN||20261105\n" + pid)
-    assert (row["status"], row["reason"]) == ("unsupported", "no rule yet for messages that join, move or link records")

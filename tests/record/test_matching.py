@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
 from tests.conftest import Hospital, NewHospital, nhs, unique
+from tests.record.people import Person, end
 
 from carefolio.local import load
-
-
-@dataclass
-class Person:
-    """What a PID says."""
-
-    number: str = ""
-    local: str = ""
-    family: str = "Fictional"
-    given: str = "Robin"
-    born: str = "19700101"
-    status: str = ""
-
-    def message(self, event: str = "A31", time: str = "20261101090000") -> str:
-        status = f"{{status:{self.status}}}" if self.status else ""
-        numbers = [f"{self.number}^^^NHS^NH{status}"] if self.number else []
-        numbers += [f"{self.local}^^^T^MR"] if self.local else []
-        return (
-            f"MSH|^~\\&|PAS|T|||{time}||ADT^{event}|{unique()}|P|2.4\n"
-            f"EVN|{event}|{time}\n"
-            f"PID|1||{'~'.join(numbers)}||{self.family}^{self.given}||{self.born}|F|||1 Road^^Town^^AB1 2CD\n"
-            f"PV1|1|I|W^1^1||||||||||||||||V{unique()}"
-        )
-
-
-async def end(hospital: Hospital, message: str) -> tuple[str, str | None]:
-    row = await hospital.accepted(message)
-    return row["status"], row["reason"]
 
 
 async def test_only_a_registration_makes_a_record(hospital: Hospital) -> None:
@@ -62,7 +34,7 @@ async def test_what_waited_for_a_patient_is_applied_when_the_patient_becomes_kno
 
 
 async def test_a_sender_may_be_allowed_to_create(new_hospital: NewHospital) -> None:
-    hospital = await new_hospital("--allow", "127.0.0.1", "--auto-create")
+    hospital = await new_hospital("--allow", "127.0.0.1", "--set", "auto_create=true")
     assert (await end(hospital, Person(nhs()).message("A01")))[0] == "applied"
 
 

@@ -344,14 +344,14 @@ def read_delimiters(header: str) -> Delimiters:
     return Delimiters(field, component, repetition, escape, subcomponent)
 
 
-def read(raw: bytes) -> Message:
-    """Read one message of at most MAX_BYTES.
+def read(raw: bytes, character_set: str = "") -> Message:
+    """Read one message of at most MAX_BYTES; ``character_set`` (table 0211) is of those that declare none.
 
     Raises HL7Error where no MSH segment begins it, where its delimiters are unusable, or a line cannot be placed.
     """
     if len(raw) > MAX_BYTES:
         raise HL7Error(DATA_TYPE, Place("MSH"), f"the message is larger than {MAX_BYTES} bytes")
-    text, codec = decode(raw, declared_character_set(raw))
+    text, codec = decode(raw, declared_character_set(raw) or character_set)
     start = 0
     while start < len(text) and text[start] in "\ufeff\x0b \t\r\n":
         start += 1

@@ -33,6 +33,7 @@ class NewSender:
     username: str
     password: str
     organisation: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,6 @@ async def add_sender(
     *,
     team: str | None = None,
     permitted: dict[str, str] | None = None,
-    auto_create: bool = False,
 ) -> NewSender:
     """Register a sender, with its networks (CIDR).
 
@@ -105,9 +105,8 @@ async def add_sender(
         try:
             number = await connection.fetchval(
                 """
-                INSERT INTO sender (name, username, password_hash, organisation_id, team_id, partner, networks,
-                                    auto_create)
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id
+                INSERT INTO sender (name, username, password_hash, organisation_id, team_id, partner, networks)
+                VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
                 """,
                 name,
                 username,
@@ -116,7 +115,6 @@ async def add_sender(
                 team_id,
                 permitted is not None,
                 networks,
-                auto_create,
             )
         except asyncpg.UniqueViolationError:
             raise RegistryError(f"there is a sender {name} already") from None
@@ -127,7 +125,7 @@ async def add_sender(
                 alias,
                 await _organisation(connection, ods_code),
             )
-    return NewSender(username, password, organisation)
+    return NewSender(username, password, organisation, name)
 
 
 async def add_client(pool: Pool, name: str, organisation: str, scope: str, jwks: str | None = None) -> NewClient:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from carefolio.cloud.database import Pool
 from carefolio.cloud.settings import Network
 from carefolio.identity import passwords
+from carefolio.identity.sender_settings import SenderSettings, parse_settings
 
 _KEPT_SECONDS = 60
 _MOST_KEPT = 1000
@@ -45,6 +46,8 @@ class Sender:
     team_id: uuid.UUID | None
     partner: bool
     networks: tuple[Network, ...]
+    settings: SenderSettings
+    codes_version: int
     aliases: dict[str, uuid.UUID] = field(default_factory=dict)
 
 
@@ -84,7 +87,7 @@ def _basic(authorization: str) -> tuple[str, str]:
 async def _verified(pool: Pool, username: str, password: str) -> Sender:
     row = await pool.fetchrow(
         """
-        SELECT sender.*, organisation.ods_code, (
+        SELECT sender.*, organisation.ods_code, organisation.codes_version, (
             SELECT json_object_agg(alias, organisation_id) FROM sender_alias WHERE sender_id = sender.id
         ) AS aliases
         FROM sender JOIN organisation ON organisation.id = sender.organisation_id WHERE username = $1
@@ -103,6 +106,8 @@ async def _verified(pool: Pool, username: str, password: str) -> Sender:
         team_id=row["team_id"],
         partner=row["partner"],
         networks=tuple(row["networks"]),
+        settings=parse_settings(row["settings"]),
+        codes_version=row["codes_version"],
         aliases={alias: uuid.UUID(number) for alias, number in json.loads(row["aliases"] or "{}").items()},
     )
 

@@ -103,12 +103,20 @@ def concept(repetition: Repetition, context: Context) -> dict[str, Any] | None:
     """CE and CWE -> CodeableConcept; CWE.9 (or .2, .1) is the text."""
     made: dict[str, Any] = {}
     codings = [found for at in (1, 4, 10) if (found := coding(repetition, context, at))]
+    if context.source.codes:
+        codings = [*_meant(codings, context), *codings]
     if codings:
         made["coding"] = codings
     shown = value(repetition, 9) or value(repetition, 2) or value(repetition, 5)
     if shown:
         made["text"] = shown
     return made or None
+
+
+def _meant(codings: list[dict[str, str]], context: Context) -> list[dict[str, str]]:
+    """What the sender's own codes mean, where a person has said so."""
+    known = context.source.codes
+    return [dict(meant) for own in codings if (meant := known.get((own.get("system", ""), own["code"])))]
 
 
 def table_concept(table: str) -> Converter:
@@ -127,9 +135,11 @@ def table_concept(table: str) -> Converter:
 def authority(repetition: Repetition, component: int, context: Context) -> str:
     """An assigning authority (HD) as a system: an OID as it is, else a name within the sending organisation."""
     universal = value(repetition, component, 2)
+    name = value(repetition, component) or universal
+    if name and (agreed := context.source.authorities.get(name)):
+        return agreed
     if universal and (known := codes.oid(universal)):
         return known
-    name = value(repetition, component) or universal
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
     return f"{base}/authority/{quote(name, safe='')}" if name else f"{base}/local"
 

@@ -10,6 +10,7 @@ from carefolio.mapping import actors
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
+from carefolio.mapping.release import delay_by
 from carefolio.mapping.results import attachment
 
 DOCUMENT = (
@@ -65,6 +66,7 @@ def _contents(message: Message, header: Segment, entry: Entry, context: Context)
         if id(segment) in context.claims:
             continue
         context.claim(segment, entry)
+        delay_by(segment, None, entry, context)
         if segment.get(2).strip().upper() in ("ED", "RP"):
             if made := attachment(segment, context):
                 contents.append({"attachment": made})

@@ -168,6 +168,9 @@ CONDITION = (
 def map_condition(diagnosis: Segment, patient: Entry, encounter: Entry | None, context: Context) -> Entry | None:
     """A diagnosis, one per code (or its text) in the patient's record."""
     code, shown, system = (diagnosis.get(3, at).strip() for at in (1, 2, 3))
+    context.mapped.sets.add("Condition")
+    if diagnosis.is_null(3):
+        return None
     if not code and not shown:
         shown = diagnosis.get(4).strip()
     if not code and not shown:
@@ -199,6 +202,7 @@ ALLERGY = (
 def map_allergy(allergy: Segment, patient: Entry, context: Context) -> Entry | None:
     """An allergy, one per code (or text) and onset in the patient's record."""
     code, shown, system = (allergy.get(3, at).strip() for at in (1, 2, 3))
+    context.mapped.sets.add("AllergyIntolerance")
     if allergy.is_null(3) or not (code or shown):
         return None
     key = (code or shown, system, allergy.get(6).strip())

@@ -76,8 +76,7 @@ def _lines(segment: Segment, mapped: Mapped, where: dict[str, list[str]], source
             else:
                 yield Line(position, leaf.value, "", "read, and said already by another element")
             continue
-        extension = f"{codes.BASE}/v2/"
-        kept = next((path for path in where.get(leaf.value, ()) if extension in path), "")
+        kept = next((path for path in where.get(leaf.value, ()) if _is_kept(path)), "")
         if kept:
             # What was translated is in an element and, beside it, as it was sent.
             said = f", and read for {wanted}" if wanted and (segment.name, leaf.field) in TRANSLATED else ""
@@ -109,6 +108,10 @@ def _index(mapped: Mapped) -> dict[str, list[str]]:
     return where
 
 
+def _is_kept(path: str) -> bool:
+    return f".extension('{codes.BASE}/" in path
+
+
 def _best(where: dict[str, list[str]], value: str, source: Source, kind: str) -> str:
     """The path where a value stands: as it is, as a time, or inside a text or a URI; the rule's own type first."""
     candidates = [value, re.sub(r"\s+", "", value)]
@@ -119,12 +122,12 @@ def _best(where: dict[str, list[str]], value: str, source: Source, kind: str) ->
         candidates.append(codes.code_system(value, source.ods_code) or "")
         candidates.append(codes.oid(value) or "")
     for candidate in candidates:
-        paths = [path for path in where.get(candidate, ()) if f"{codes.BASE}/v2/" not in path]
+        paths = [path for path in where.get(candidate, ()) if not _is_kept(path)]
         if paths:
             return next((path for path in paths if path.startswith(f"{kind}.")), paths[0])
     if len(value) > 3:
         # Bounded: a message made for it would have every value looked for in every other.
         for text, paths in islice(where.items(), _MOST_TEXTS):
-            if value in text and (inside := [path for path in paths if f"{codes.BASE}/v2/" not in path]):
+            if value in text and (inside := [path for path in paths if not _is_kept(path)]):
                 return next((path for path in inside if path.startswith(f"{kind}.")), inside[0])
     return ""

@@ -115,6 +115,7 @@ def _unmapped(segment: Segment) -> Iterator[Leaf]:
 def keep(message: Message, context: Context, otherwise: Entry) -> None:
     """Put every value that nothing used into an extension of the resource that its segment belongs to."""
     of_entry: dict[int, dict[str, int]] = {}
+    names = context.source.z_fields
     for segment in message.segments:
         owner = context.claims.get(id(segment), otherwise)
         unmapped = list(_unmapped(segment))
@@ -128,4 +129,10 @@ def keep(message: Message, context: Context, otherwise: Entry) -> None:
             if count > 1:
                 # More than one such segment on one resource: they are numbered too.
                 position = f"{segment.name}({count}){position[len(segment.name) :]}"
-            extensions.append({"url": f"{codes.BASE}/v2/{position}", "valueString": leaf.value})
+            url = f"{codes.BASE}/v2/{position}"
+            field = f"{segment.name}-{leaf.field}"
+            if names and (named := names.get(field)):
+                # The sender's own name for the field; which component, repetition or segment stays in it.
+                rest = leaf.position(segment)[len(field) :] + (f"[{count}]" if count > 1 else "")
+                url = f"{codes.BASE}/{codes.slug(context.source.ods_code)}/{named}{rest}"
+            extensions.append({"url": url, "valueString": leaf.value})

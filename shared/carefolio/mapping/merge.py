@@ -33,6 +33,9 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
         elif element in _SLOTS and kind == "Patient":
             if not older:
                 merged[element] = _by_slot(element, current.get(element, []), value)
+        elif element == "active" and _is_replaced(current):
+            # It was merged into another record: only undoing that makes it active again.
+            continue
         elif element == "birthDate" and str(current.get(element, "")).startswith(value):
             # A date that says less takes nothing away.
             continue
@@ -58,6 +61,10 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
     if kind == "Patient":
         _one_death(merged, incoming)
     return merged
+
+
+def _is_replaced(patient: Resource) -> bool:
+    return any(link["type"] == "replaced-by" for link in patient.get("link", []))
 
 
 # The parts of a list that different fields own: one field's silence or null takes nothing from the other's.

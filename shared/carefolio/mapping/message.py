@@ -14,7 +14,8 @@ from carefolio.mapping.model import Context, Entry, Mapped, Source
 from carefolio.mapping.orders import DETAILS, groups, map_order
 from carefolio.mapping.patient import map_patient
 from carefolio.mapping.people import map_coverage, map_guarantor, map_next_of_kin, map_role
-from carefolio.mapping.procedures import map_adverse_reaction, map_charge, map_problem, map_procedure
+from carefolio.mapping.prior import map_prior
+from carefolio.mapping.procedures import map_adverse_reaction, map_charge, map_medicine, map_problem, map_procedure
 from carefolio.mapping.results import map_results, note
 from carefolio.mapping.scheduling import map_appointment
 from carefolio.mapping.serialise import dumps
@@ -23,15 +24,16 @@ from carefolio.mapping.serialise import dumps
 MAPPED_TYPES = (
     "AllergyIntolerance", "Appointment", "ChargeItem", "Condition", "Coverage", "DiagnosticReport",
     "DocumentReference", "Encounter", "Immunization", "Location", "MedicationAdministration", "MedicationDispense",
-    "MedicationRequest", "NutritionOrder", "Observation", "Organization", "Patient", "Practitioner",
-    "PractitionerRole", "Procedure", "Provenance", "RelatedPerson", "ServiceRequest", "Specimen", "SupplyRequest",
+    "MedicationRequest", "MedicationStatement", "NutritionOrder", "Observation", "Organization", "Patient",
+    "Practitioner", "PractitionerRole", "Procedure", "Provenance", "RelatedPerson", "ServiceRequest",
+    "Specimen", "SupplyRequest",
 )  # fmt: skip
 # Results are reported; everything else with an order segment asks for something or tells that it was done.
 _RESULTS = frozenset({"ORU", "OUL", "ORF", "OPU"})
 # Questions, their answers and acknowledgements say nothing that is new to a record; master files are of no patient.
 _NOT_FOR_THE_RECORD = frozenset({"ACK", "QBP", "QRY", "QCN", "RSP", "ADR", "ORF", "MFN", "MFK", "MCF", "NMD", "BTS"})
-# Joining and moving people is decided by rules of its own.
-_JOINING = frozenset({
+# Events that may be about several patients: bed swaps, links, and everything that has an MRG per patient.
+_SEVERAL = frozenset({
     "A17", "A18", "A24", "A30", "A34", "A35", "A36", "A37", "A39", "A40", "A41", "A42", "A43", "A44", "A45",
     "A46", "A47", "A48", "A49", "A50", "A51",
 })  # fmt: skip
@@ -45,11 +47,22 @@ def check_applicable(message: Message) -> None:
     """Raise UnsupportedTypeError for what maps to a Bundle but must not change a record (yet)."""
     if message.code in _NOT_FOR_THE_RECORD:
         raise UnsupportedTypeError("a message of this type does not change a record")
-    if message.code == "ADT" and message.event in _JOINING:
-        raise UnsupportedTypeError("no rule yet for messages that join, move or link records")
     people = sum(1 for _ in message.all("PID"))
-    if people != 1:
+    if people != 1 and not (people > 1 and message.code == "ADT" and message.event in _SEVERAL):
         raise UnsupportedTypeError("no patient in the message" if not people else "more than one patient")
+
+
+def map_parts(message: Message, source: Source) -> list[Mapped]:
+    """The message as one part for each of its patients; one with the header alone where it has none."""
+    first = next((at for at, segment in enumerate(message.segments) if segment.name == "PID"), None)
+    if first is None or sum(1 for _ in message.all("PID")) == 1:
+        return [map_message(message, source)]
+    head, parts = message.segments[:first], []
+    for segment in message.segments[first:]:
+        if segment.name == "PID":
+            parts.append([*head])
+        parts[-1].append(segment)
+    return [map_message(Message(part, message.character_set, ""), source) for part in parts]
 
 
 def map_message(message: Message, source: Source) -> Mapped:
@@ -69,7 +82,10 @@ def map_message(message: Message, source: Source) -> Mapped:
     if pid := message.first("PID"):
         patient = map_patient(message, pid, context)
     if patient and (visit := message.first("PV1")):
-        encounter = map_encounter(message, visit, patient, context)
+        encounter = mapped.encounter = map_encounter(message, visit, patient, context)
+        mapped.specialty = visit.get(10).strip()
+    if patient:
+        map_prior(message, patient, encounter, context)
     _clinical(message, patient, encounter, context)
     if encounter:
         # A message that only mentions a visit does not know its status; FHIR wants one.
@@ -140,6 +156,8 @@ def _single(segment: Segment, patient: Entry, encounter: Entry | None, context: 
         map_condition(segment, patient, encounter, context)
     elif segment.name == "AL1":
         map_allergy(segment, patient, context)
+    elif segment.name == "ZRX":
+        map_medicine(segment, patient, context)
     elif segment.name == "IAM":
         map_adverse_reaction(segment, patient, context)
     elif segment.name == "PR1":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -19,10 +20,18 @@ Scope = Literal["patient", "organisation", "shared"]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose message it is, by the credentials that posted it, never by the message itself."""
+    """Whose message it is, by the credentials that posted it, never by the message itself; and what was agreed.
+
+    ``authorities``: assigning authority -> FHIR system. ``codes``: (system, code) of the sender's own -> the Coding
+    that it means. ``z_fields``: ``ZPI-2`` -> the name of its extension. ``r_deletes``: what OBR-25 = R says.
+    """
 
     ods_code: str
     zone: ZoneInfo = LONDON
+    authorities: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[tuple[str, str], Mapping[str, str]] = field(default_factory=dict)
+    z_fields: Mapping[str, str] = field(default_factory=dict)
+    r_deletes: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +39,8 @@ class Entry:
     """One resource without id and meta. ``key`` is its identity in its ``scope``; ``place`` its segment.
 
     ``references`` are the Reference elements inside ``resource`` that point at other entries of the message.
-    ``erased`` are the top-level elements that the sender asked to erase.
+    ``erased`` are the top-level elements that the sender asked to erase. ``available_from``: when the patient may
+    see it, None for at once.
     """
 
     type: str
@@ -40,6 +50,7 @@ class Entry:
     place: str
     references: list[tuple[dict[str, Any], Entry]] = field(default_factory=list)
     erased: list[str] = field(default_factory=list)
+    available_from: datetime | None = None
 
     def refer(self, target: Entry, **extra: Any) -> dict[str, Any]:
         """A Reference element from this entry to ``target``; its address is filled in when ids are known."""
@@ -63,9 +74,25 @@ class PatientIdentifier:
 
 
 @dataclass(slots=True)
-class Mapped:
-    """A message as resources. ``time`` is MSH-7.
+class Prior:
+    """MRG: who or what a message joins, moves or renames. ``patient`` is the Patient that was, in the Bundle only.
 
+    ``numbers`` are its identifiers as FHIR has them, with use ``old``; ``account`` and ``visit`` are MRG-3 and MRG-5.
+    """
+
+    identifiers: list[PatientIdentifier] = field(default_factory=list)
+    numbers: list[dict[str, Any]] = field(default_factory=list)
+    patient: Entry | None = None
+    account: str = ""
+    visit: str = ""
+
+
+@dataclass(slots=True)
+class Mapped:
+    """One patient's part of a message as resources (most messages have one part). ``time`` is MSH-7.
+
+    ``specialty`` is PV1-10; ``account`` PID-18; ``encounter`` the visit; ``sets`` are the resource types whose whole
+    set the message states, though it may be empty (AL1, DG1, ZRX).
     ``rules``: (id of a segment, field) -> the element that its table names, and the converter; ``claims``: id of a
     segment -> the resource that it belongs to.
     """
@@ -75,7 +102,12 @@ class Mapped:
     control_id: str = ""
     entries: list[Entry] = field(default_factory=list)
     patient: Entry | None = None
+    encounter: Entry | None = None
     identifiers: list[PatientIdentifier] = field(default_factory=list)
+    prior: Prior | None = None
+    specialty: str = ""
+    account: str = ""
+    sets: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     rules: dict[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
     claims: dict[int, Entry] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from carefolio.hl7 import Message, Repetition, Segment
@@ -65,7 +66,9 @@ def map_patient(message: Message, pid: Segment, context: Context) -> Entry:
     entry = context.own("Patient", ("patient",), "PID")
     context.mapped.patient = entry
     own = context.of(entry)
-    _identifiers(pid, own)
+    if numbers := identifiers_of(pid, (3, 2, 4, 18, 19, 20), own, context.mapped.identifiers):
+        entry.resource["identifier"] = numbers
+    context.mapped.account = pid.get(18).strip()
     entry.resource["active"] = True
     apply(PATIENT, pid, own)
     _death(pid, own)
@@ -78,22 +81,29 @@ def map_patient(message: Message, pid: Segment, context: Context) -> Entry:
     return entry
 
 
-def _identifiers(pid: Segment, context: Context) -> None:
-    resource = context.owner.resource
-    for field in (3, 2, 4, 18, 19, 20):
-        for repetition in pid.repetitions(field):
+def identifiers_of(
+    segment: Segment, fields: Sequence[int], context: Context, usable: list[PatientIdentifier]
+) -> list[dict[str, Any]]:
+    """The Identifiers in these fields of PID or MRG; those that may find a record are added to ``usable``."""
+    known: list[dict[str, Any]] = []
+    for field in fields:
+        for repetition in segment.repetitions(field):
             number = dt.value(repetition, 1)
             if number is None:
                 continue
-            made = _identifier(number, repetition, pid, context, nhs_by_place=field == 19)
+            made = _identifier(number, repetition, segment, context, usable)
             # PID-2 repeats what PID-3 holds at most senders.
-            known = resource.setdefault("identifier", [])
             if not any(k.get("system") == made.get("system") and k["value"] == made["value"] for k in known):
                 known.append(made)
+    return known
+
+
+# The fields whose numbers name a person by themselves.
+_PERSON_FIELDS = {"PID": (2, 3), "MRG": (1, 4)}
 
 
 def _identifier(
-    number: str, repetition: Repetition, pid: Segment, context: Context, *, nhs_by_place: bool
+    number: str, repetition: Repetition, segment: Segment, context: Context, usable: list[PatientIdentifier]
 ) -> dict[str, Any]:
     kind = (dt.value(repetition, 5) or "").upper()
     name = (dt.value(repetition, 4) or "").upper()
@@ -101,13 +111,13 @@ def _identifier(
     status = _STATUS.search(kind)
     kind = _STATUS.sub("", kind).strip()
     place = str(repetition.place)
-    usable = context.mapped.identifiers
+    nhs_by_place = (segment.name, repetition.place.field) == ("PID", 19)
     if kind in ("NH", "NHS") or {name, universal} & _NHS_AUTHORITY or (nhs_by_place and nhs_number(number)):
         digits = nhs_number(number)
         if digits is None:
             context.mapped.notes.append(f"{place}: no NHS number (ten digits, Modulus 11), kept as text only")
             return {"type": {"text": "NHS number that fails its check"}, "value": number}
-        code = status.group(1) if status else _reliability(pid)
+        code = status.group(1) if status else _reliability(segment)
         verified = None if code is None else code == "01"
         usable.append(PatientIdentifier(codes.NHS_NUMBER, digits, True, verified, place))
         # A number that was not traced to this person must not find this person: it is shown and has no system.
@@ -125,7 +135,7 @@ def _identifier(
         usable.append(PatientIdentifier(_NATIONAL[name], digits, True, None, place))
         return {"system": _NATIONAL[name], "value": digits}
     system = dt.authority(repetition, 4, context)
-    if kind in _PERSON_NUMBERS and repetition.place.field in (2, 3):
+    if kind in _PERSON_NUMBERS and repetition.place.field in _PERSON_FIELDS[segment.name]:
         usable.append(PatientIdentifier(system, number, False, None, place))
     kind = kind or {18: "AN", 19: "SS", 20: "DL"}.get(repetition.place.field, "")
     made = {"system": system, "value": number}
@@ -145,9 +155,11 @@ def nhs_number(text: str) -> str | None:
     return digits if expected == int(digits[9]) else None
 
 
-def _reliability(pid: Segment) -> str | None:
+def _reliability(segment: Segment) -> str | None:
     """PID-32 as the NHS profile uses it: NSTS01 to NSTS08, or the two digits alone."""
-    code = pid.get(32).strip().upper().removeprefix("NSTS")
+    if segment.name != "PID":
+        return None
+    code = segment.get(32).strip().upper().removeprefix("NSTS")
     return code if re.fullmatch(r"0[1-8]", code) else None
 
 

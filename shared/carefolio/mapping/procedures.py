@@ -1,10 +1,10 @@
-"""PR1 -> Procedure, FT1 -> ChargeItem, PRB -> Condition, IAM -> AllergyIntolerance."""
+"""PR1 -> Procedure, FT1 -> ChargeItem, PRB -> Condition, IAM -> AllergyIntolerance, ZRX -> MedicationStatement."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from carefolio.hl7 import Segment
+from carefolio.hl7 import Segment, TimeFormatError, read_moment
 from carefolio.mapping import actors, codes
 from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
@@ -128,4 +128,29 @@ def map_adverse_reaction(segment: Segment, patient: Entry, context: Context) -> 
             shown = " ".join([*reporter.get("given", []), reporter.get("family", "")]).strip()
             resource.setdefault("recorder", {"display": shown})
     resource["patient"] = entry.refer(patient)
+    return entry
+
+
+def map_medicine(segment: Segment, patient: Entry, context: Context) -> Entry | None:
+    """ZRX, the reference product's own segment (domain rules A5): a medicine in use, one per name and start."""
+    context.mapped.sets.add("MedicationStatement")
+    code, shown = segment.get(2, 1).strip(), segment.get(2, 2).strip()
+    if segment.is_null(2) or not (code or shown):
+        return None
+    start, end = segment.get(1, 4).strip(), segment.get(1, 5).strip()
+    entry = context.own("MedicationStatement", (code or shown, segment.get(2, 3).strip(), start), str(segment.place()))
+    own, resource = context.of(entry), entry.resource
+    resource["status"] = "active"
+    apply((Rule(2, "medicationCodeableConcept", dt.concept),), segment, own)
+    resource["subject"] = entry.refer(patient)
+    period = {}
+    for element, text in (("start", start), ("end", end)):
+        try:
+            period[element] = read_moment(text, context.source.zone).fhir
+        except TimeFormatError:
+            continue
+    if period:
+        resource["effectivePeriod"] = period
+    if frequency := segment.get(1, 2).strip():
+        resource["dosage"] = [{"text": frequency}]
     return entry

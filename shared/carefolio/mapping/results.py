@@ -1,4 +1,4 @@
-"""ORC, OBR, OBX, NTE and SPM -> DiagnosticReport, Observation, Specimen.
+"""ORC, OBR, OBX and NTE -> DiagnosticReport and Observation.
 
 A report is one by filler order number and service; a result by those, OBX-3 and OBX-4 (domain rules A4, A5).
 """
@@ -15,6 +15,8 @@ from carefolio.mapping import datatypes as dt
 from carefolio.mapping.engine import apply, put
 from carefolio.mapping.model import Context, Entry, Rule
 from carefolio.mapping.orders import map_order
+from carefolio.mapping.release import delay, delay_by
+from carefolio.mapping.specimens import map_specimen, specimen_of_request
 
 REPORT = (
     Rule(4, "code", dt.concept),
@@ -31,26 +33,6 @@ OBSERVATION = (
     Rule(25, "performer[]", actors.practitioner_reference),
     Rule(19, "issued", dt.instant),
     Rule(20, "bodySite", dt.concept),
-)
-SPECIMEN = (
-    Rule(2, "identifier[]", dt.entity_identifier_pair),
-    Rule(6, "container[].additiveCodeableConcept", dt.table_concept("0371")),
-    Rule(7, "collection.method", dt.table_concept("0488")),
-    Rule(24, "condition[]", dt.table_concept("0493")),
-    Rule(27, "container[].type", dt.concept),
-    Rule(30, "accessionIdentifier", dt.identifier),
-    Rule(31, "identifier[]", dt.identifier),
-    Rule(32, "identifier[]", dt.entity_identifier),
-    Rule(20, "status", dt.translate({"Y": "available", "N": "unavailable"})),
-    Rule(4, "type", dt.table_concept("0487")),
-    Rule(8, "collection.bodySite", dt.concept),
-    Rule(17, "collection.collectedDateTime", dt.instant_of_day),
-    Rule(18, "receivedTime", dt.instant_of_day),
-)
-REQUEST_SPECIMEN = (
-    Rule(15, "type", dt.specimen_source),
-    Rule(14, "receivedTime", dt.instant_of_day),
-    Rule(7, "collection.collectedDateTime", dt.instant_of_day),
 )
 _CODED = frozenset({"CE", "CWE", "CNE", "CF"})
 _TEXT = frozenset({"TX", "FT", "ST"})
@@ -72,7 +54,7 @@ def map_results(
     if group is not None:
         request = next((segment for segment in group if segment.name == "OBR"), None)
         number = order.key if order else ("observed",)
-        specimens = [_specimen(s, "|".join(number), patient, context) for s in group if s.name == "SPM"]
+        specimens = [map_specimen(s, "|".join(number), patient, context) for s in group if s.name == "SPM"]
         if order and specimens and order.type == "ServiceRequest":
             order.resource["specimen"] = [order.refer(specimen) for specimen in specimens]
         made = _results(group, request, order, number, patient, encounter, specimens[0] if specimens else None, context)
@@ -113,6 +95,10 @@ def _map_group(
     own = context.of(report)
     resource = report.resource
     resource["status"] = codes.REPORT_STATUS.get(request.get(25).strip().upper(), "unknown")
+    deleted = request.get(25).strip().upper() == "R" and context.source.r_deletes
+    if deleted:
+        # The reference product's rule (domain rules A4); table 0123 says "stored, not yet verified".
+        resource["status"] = "entered-in-error"
     for segment, field, kind in ((request, 3, "FILL"), (order, 3, "FILL"), (request, 2, "PLAC"), (order, 2, "PLAC")):
         for repetition in segment.repetitions(field)[:1] if segment else []:
             if identifier := dt.entity_identifier(repetition, own):
@@ -132,8 +118,8 @@ def _map_group(
         resource["subject"] = report.refer(patient)
     if encounter:
         resource["encounter"] = report.refer(encounter)
-    specimens = [_specimen(segment, filler, patient, context) for segment in group if segment.name == "SPM"]
-    if not specimens and (specimen := _specimen_of_request(request, filler, patient, context)):
+    specimens = [map_specimen(segment, filler, patient, context) for segment in group if segment.name == "SPM"]
+    if not specimens and (specimen := specimen_of_request(request, filler, patient, context)):
         specimens = [specimen]
     if specimens:
         resource["specimen"] = [report.refer(specimen) for specimen in specimens]
@@ -141,6 +127,13 @@ def _map_group(
     made = _results(group, request, report, (filler, service), patient, encounter, first, context)
     if made:
         resource["result"] = [report.refer(entry) for entry in made]
+    if deleted:
+        for entry in made:
+            entry.resource["status"] = "entered-in-error"
+    # The report holds what its results say.
+    delays = [entry.available_from for entry in (*made, report) if entry.available_from]
+    if delays:
+        delay(report, max(delays))
 
 
 def _taken(request: Segment, resource: dict[str, Any], context: Context) -> None:
@@ -155,45 +148,6 @@ def _taken(request: Segment, resource: dict[str, Any], context: Context) -> None
         resource["effectivePeriod"] = times
     elif times:
         resource["effectiveDateTime"] = times["start"]
-
-
-def _specimen_of_request(request: Segment, filler: str, patient: Entry | None, context: Context) -> Entry | None:
-    """OBR-9, -10, -14, -15: what senders before 2.5 say of the specimen."""
-    if not any(request.field(field).strip("^&~ ") for field in (10, 15)):
-        return None
-    entry = context.own("Specimen", (filler, "OBR"), str(request.place()))
-    own, resource = context.of(entry), entry.resource
-    claimed = context.claims.get(id(request))
-    apply(REQUEST_SPECIMEN, request, own)
-    amount = dt.decimal(request.get(9).strip())
-    if amount is not None:
-        unit = request.get(9, 2).strip()
-        quantity = {"value": amount} | ({"unit": unit} if unit else {})
-        resource.setdefault("collection", {})["quantity"] = quantity
-    if claimed:
-        context.claims[id(request)] = claimed
-    for repetition in request.repetitions(10):
-        if person := actors.practitioner(repetition, own):
-            resource.setdefault("collection", {}).setdefault("collector", actors.reference(entry, person))
-    if patient:
-        resource["subject"] = entry.refer(patient)
-    return entry
-
-
-def _specimen(segment: Segment, filler: str, patient: Entry | None, context: Context) -> Entry:
-    number = segment.field(2)
-    key = ("SPM", number) if number else (filler, segment.get(1).strip() or str(segment.occurrence))
-    entry = context.own("Specimen", key, str(segment.place()))
-    apply(SPECIMEN, segment, context.of(entry))
-    for repetition in segment.repetitions(14):
-        put(entry.resource, "note[]", {"text": repetition.whole()})
-    amount = dt.decimal(segment.get(12).strip())
-    if amount is not None:
-        made = {"value": amount} | ({"unit": unit} if (unit := segment.get(12, 2).strip()) else {})
-        entry.resource.setdefault("collection", {})["quantity"] = made
-    if patient:
-        entry.resource["subject"] = entry.refer(patient)
-    return entry
 
 
 def _results(
@@ -215,6 +169,7 @@ def _results(
         kind = segment.get(2).strip().upper()
         if kind in ("ED", "RP") and report is not None and report.type == "DiagnosticReport":
             context.claim(segment, report)
+            delay_by(segment, request, report, context)
             if found := attachment(segment, context):
                 report.resource.setdefault("presentedForm", []).append(found)
             continue
@@ -227,11 +182,13 @@ def _results(
         if known is not None and kind in _TEXT and "valueString" in known.resource:
             # A textual report: lines that share OBX-3 are one text.
             known.resource["valueString"] += "\n" + _whole(segment)
+            delay_by(segment, request, known, context)
             context.claim(segment, known)
             continue
         entry = by_key[key] = context.own("Observation", key, str(segment.place()))
         made.append(entry)
         _observation(segment, request, entry, context)
+        delay_by(segment, request, entry, context)
         resource = entry.resource
         if patient:
             resource["subject"] = entry.refer(patient)

@@ -22,3 +22,14 @@ def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> s
     """
     arguments.append([reader.organisation_id])
     return f"{table}.organisations @> ${len(arguments)}::uuid[]"
+
+
+def of_person(records: str) -> str:
+    """SQL: the ids of all records of the people whose records ``records`` (an SQL array) names.
+
+    Records that were joined are read as one; nothing in them was moved.
+    """
+    return (
+        "ARRAY(SELECT joined.id FROM record asked JOIN record joined USING (person_id)"  # noqa: S608 - ours
+        f" WHERE asked.id = ANY({records}))"
+    )

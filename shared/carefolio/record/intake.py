@@ -40,7 +40,7 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
     message_id = uuid7()
     message: Message | None = None
     try:
-        message = read(raw)
+        message = read(raw, sender.settings.character_set)
         check(message, now, production=production)
         organisation = _organisation(sender, message)
     except HL7Error as error:

@@ -17,13 +17,15 @@ NATIONAL = uuid.UUID(int=0)
 class Held(Exception):  # noqa: N818 - an outcome for a person to decide on, not an error
     """The message needs a person's decision; ``reason`` says why, without patient data.
 
-    ``unknown`` tells that it waits for a patient who may yet become known.
+    ``unknown`` tells that it waits for a patient who may yet become known. ``doubt`` names a question that a person
+    can answer, the same for every message that raises it; None where the message itself must change.
     """
 
-    def __init__(self, reason: str, *, unknown: bool = False) -> None:
+    def __init__(self, reason: str, *, unknown: bool = False, doubt: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.unknown = unknown
+        self.doubt = doubt
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,14 @@ class Owned:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``patient`` is None where no identifier is known; ``new`` are those that are not."""
+    """``patient`` is None where no identifier is known; ``new`` are those that are not.
+
+    ``others`` are the further records of the same person, joined to this one.
+    """
 
     patient: uuid.UUID | None
     new: list[Owned]
+    others: list[uuid.UUID]
 
 
 def usable(identifiers: Sequence[PatientIdentifier], organisation: uuid.UUID) -> list[Owned]:
@@ -55,11 +61,15 @@ def usable(identifiers: Sequence[PatientIdentifier], organisation: uuid.UUID) ->
 async def find(connection: Connection, identifiers: Sequence[Owned]) -> Found:
     """The one record that the identifiers point at, locked until the transaction ends.
 
-    Raises Held where they point at two, or contradict each other (two numbers of one national system).
+    Of joined records it is the surviving one that is pointed at. Raises Held where they point at two people, or
+    contradict each other (two numbers of one national system).
     """
     rows = await connection.fetch(
         """
-        SELECT owner, system, value, patient_id FROM patient_identifier
+        SELECT owner, system, value, patient_id, person_id, ARRAY(
+            SELECT other.id FROM record other WHERE other.person_id = record.person_id
+        ) AS records
+        FROM patient_identifier
         JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
             USING (owner, system, value)
         JOIN record ON record.id = patient_id
@@ -67,8 +77,7 @@ async def find(connection: Connection, identifiers: Sequence[Owned]) -> Found:
         """,
         *_columns(identifiers),
     )
-    patients = {row["patient_id"] for row in rows}
-    if len(patients) > 1:
+    if len({row["person_id"] for row in rows}) > 1:
         raise Held("the identifiers point at two records")
     national: dict[str, set[str]] = {}
     for identifier in identifiers:
@@ -80,7 +89,12 @@ async def find(connection: Connection, identifiers: Sequence[Owned]) -> Found:
     new = [
         identifier for identifier in identifiers if (identifier.owner, identifier.system, identifier.value) not in known
     ]
-    return Found(next(iter(patients), None), new)
+    if not rows:
+        return Found(None, new, [])
+    patients = {row["patient_id"] for row in rows}
+    survivor = rows[0]["person_id"]
+    patient = survivor if survivor in patients else min(patients)
+    return Found(patient, new, [other for other in rows[0]["records"] if other != patient])
 
 
 async def lock_identifiers(connection: Connection, identifiers: Sequence[Owned]) -> None:
@@ -129,7 +143,8 @@ async def release(connection: Connection, identifiers: Sequence[Owned], topic: s
             WHERE (message_waits.owner, message_waits.system, message_waits.value) = (k.owner, k.system, k.value)
             RETURNING message_id
         ), freed AS (
-            UPDATE message SET status = 'received', reason = NULL
+            UPDATE message SET status = 'received', reason = NULL,
+                life = life || jsonb_build_object('at', now(), 'status', 'released')
             WHERE id IN (SELECT message_id FROM known) AND status = 'held'
             RETURNING id, seq
         )
@@ -156,13 +171,15 @@ def check_creation(mapped: Mapped) -> None:
     if any(identifier.verified is False for identifier in mapped.identifiers):
         raise Held("the NHS number's status is not 01, verified (PID-3): no record is made from it")
     assert mapped.patient is not None
-    names = mapped.patient.resource.get("name", [{}])
+    names = mapped.patient.resource.get("name", [])
     if not any(name.get("family") and name.get("given") for name in names):
         raise Held("no record can be made without family name and given name (PID-5)")
 
 
-def check_same_person(mapped: Mapped, current: dict[str, Any], *, first_contact: bool) -> None:
-    """Raise Held where the message's patient does not seem to be the record's.
+def difference(
+    mapped: Mapped, current: dict[str, Any], organisation: uuid.UUID, patient: uuid.UUID, *, first_contact: bool
+) -> Held | None:
+    """What speaks against the message's patient being the record's; None where nothing does.
 
     The date of birth decides. A28 and A31 may correct it, unless the family name differs too. An organisation that
     has never contributed to this record must know the whole date and the family name: a number alone, with a slip in
@@ -171,21 +188,100 @@ def check_same_person(mapped: Mapped, current: dict[str, Any], *, first_contact:
     assert mapped.patient is not None
     incoming = mapped.patient.resource
     born, known = incoming.get("birthDate"), current.get("birthDate")
-    if first_contact and (not born or born != known or not _families(incoming) & _families(current)):
-        raise Held("the organisation's first message about this record: date of birth and family name must agree")
-    if not born or not known or _same_date(born, known):
-        return
-    if mapped.event in ("A28", "A31") and _families(incoming) & _families(current):
-        return
-    raise Held("the date of birth differs from the record's (PID-7)")
+    names = families(incoming)
+    if first_contact and (not born or born != known or not names & families(current)):
+        return Held(
+            "the organisation's first message about this record: date of birth and family name must agree",
+            doubt=doubt_of("first contact", organisation, patient, born, *sorted(names)),
+        )
+    if not born or not known or same_date(born, known):
+        return None
+    if mapped.event in ("A28", "A31") and names & families(current):
+        return None
+    return Held(
+        "the date of birth differs from the record's (PID-7)",
+        doubt=doubt_of("date of birth", organisation, patient, born),
+    )
 
 
-def _same_date(left: str, right: str) -> bool:
+def emails(patient: dict[str, Any]) -> list[str]:
+    """The e-mail addresses of a Patient, without case."""
+    found = (c["value"].casefold() for c in patient.get("telecom", []) if c.get("system") == "email" and "value" in c)
+    return sorted(set(found))
+
+
+async def check_emails(connection: Connection, mapped: Mapped, records: Sequence[uuid.UUID]) -> None:
+    """Raise Held where an e-mail address of the message sits on somebody else's record (domain rules A6)."""
+    assert mapped.patient is not None
+    addresses = emails(mapped.patient.resource)
+    if addresses and await connection.fetchval(
+        "SELECT 1 FROM patient_email WHERE email = ANY($1) AND patient_id <> ALL($2)", addresses, list(records)
+    ):
+        raise Held("the e-mail address is on another record (PID-13, PID-14)")
+
+
+async def register_emails(connection: Connection, patient: uuid.UUID, addresses: Sequence[str]) -> bool:
+    """Make these the record's addresses; False where another record took one at the same moment."""
+    await connection.execute(
+        "DELETE FROM patient_email WHERE patient_id = $1 AND NOT email = ANY($2)", patient, list(addresses)
+    )
+    await connection.execute(
+        """
+        INSERT INTO patient_email (email, patient_id) SELECT email, $1 FROM unnest($2::text[]) AS t (email)
+        ON CONFLICT DO NOTHING
+        """,
+        patient,
+        list(addresses),
+    )
+    return not await connection.fetchval(
+        """
+        SELECT 1 FROM patient_email JOIN record ON record.id = patient_id
+        WHERE email = ANY($2) AND person_id <> (SELECT person_id FROM record WHERE id = $1)
+        """,
+        patient,
+        list(addresses),
+    )
+
+
+def doubt_of(*facts: object) -> str:
+    """The name of a question: the same facts ask the same question."""
+    return derived("doubt", *map(str, facts)).hex
+
+
+async def decided(connection: Connection, message_approved: bool, held: Held) -> None:
+    """Raise what is held, unless a person has approved this message, or the same question before.
+
+    Raises Rejected where a person has said no to it.
+    """
+    if held.doubt is None:
+        raise held
+    if message_approved:
+        return
+    verdict = await connection.fetchval(
+        "SELECT kind FROM decision WHERE doubt = $1 ORDER BY seq DESC LIMIT 1", held.doubt
+    )
+    if verdict == "reject":
+        raise Rejected(held.reason)
+    if verdict != "approve":
+        raise held
+
+
+class Rejected(Exception):  # noqa: N818 - an outcome, not an error
+    """A person has rejected this message, or one that raised the same question."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def same_date(left: str, right: str) -> bool:
+    """Whether two FHIR dates agree as far as both are precise."""
     shorter = min(len(left), len(right))
     return left[:shorter] == right[:shorter]
 
 
-def _families(patient: dict[str, Any]) -> set[str]:
+def families(patient: dict[str, Any]) -> set[str]:
+    """The family names of a Patient, without case."""
     return {name["family"].casefold() for name in patient.get("name", []) if "family" in name}
 
 

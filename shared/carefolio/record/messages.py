@@ -1,25 +1,26 @@
-"""The messages that came in, for engineers: what became of each, and once more from the start."""
+"""The messages that came in, for engineers: what became of each."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from carefolio.cloud.database import Pool
-from carefolio.cloud.topics import MESSAGE_STORED
 
-STATUSES = ("received", "applied", "held", "failed", "unsupported", "refused")
-# What can be tried again: a person has changed what stood in the way, or the code knows more.
-REPLAYABLE = ("held", "failed", "unsupported", "received")
+STATUSES = ("received", "applied", "held", "failed", "unsupported", "refused", "rejected")
 
 
 async def list_messages(
-    pool: Pool, *, status: str | None = None, control_id: str | None = None, limit: int = 50
+    pool: Pool,
+    *,
+    status: str | None = None,
+    control_id: str | None = None,
+    sender_id: uuid.UUID | None = None,
+    limit: int = 50,
 ) -> list[dict[str, Any]]:
-    """The newest messages first, without anything of their contents."""
+    """The newest messages first (of one sender, where one is given), without anything of their contents."""
     rows = await pool.fetch(
         """
         SELECT message.id, message.received_at, sender.name AS sender, organisation.ods_code AS organisation,
@@ -27,25 +28,34 @@ async def list_messages(
                message.control_id_reused, message.attempts
         FROM message JOIN sender ON sender.id = sender_id JOIN organisation ON organisation.id = message.organisation_id
         WHERE ($1::text IS NULL OR message.status = $1) AND ($2::text IS NULL OR message.control_id = $2)
-        ORDER BY message.seq DESC LIMIT $3
+            AND ($3::uuid IS NULL OR message.sender_id = $3)
+        ORDER BY message.seq DESC LIMIT $4
         """,
         status,
         control_id,
+        sender_id,
         limit,
     )
     return [dict(row) for row in rows]
 
 
-async def show_message(pool: Pool, number: uuid.UUID, actor: str) -> dict[str, Any] | None:
-    """One message with its bytes as they came, and the resources that it wrote; the look is audited."""
+async def show_message(
+    pool: Pool, number: uuid.UUID, actor: str, *, sender_id: uuid.UUID | None = None
+) -> dict[str, Any] | None:
+    """One message: its life from receipt to its end, its bytes as they came, and the resources that it wrote.
+
+    For a sender (``sender_id``) only its own, and without the bytes. The look is audited.
+    """
     async with pool.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
             """
             SELECT message.*, sender.name AS sender, organisation.ods_code AS organisation
             FROM message JOIN sender ON sender.id = sender_id
-            JOIN organisation ON organisation.id = message.organisation_id WHERE message.id = $1
+            JOIN organisation ON organisation.id = message.organisation_id
+            WHERE message.id = $1 AND ($2::uuid IS NULL OR sender_id = $2)
             """,
             number,
+            sender_id,
         )
         if row is None:
             return None
@@ -69,34 +79,11 @@ async def show_message(pool: Pool, number: uuid.UUID, actor: str) -> dict[str, A
             "ack_code", "status", "reason", "notes", "attempts", "patient_id", "settled_at")  # fmt: skip
     shown = {name: row[name] for name in kept}
     shown["remote_address"] = str(row["remote_address"]) if row["remote_address"] else None
+    # The acknowledgement left when the message was committed: received and acknowledged are one moment.
+    first = {"at": row["received_at"].isoformat(), "status": "received", "acknowledged": row["ack_code"]}
+    shown["life"] = [first, *orjson.loads(row["life"])]
     shown["ack"] = row["ack"].decode()
-    shown["raw"] = row["raw"].decode("utf-8", "backslashreplace")
+    if sender_id is None:
+        shown["raw"] = row["raw"].decode("utf-8", "backslashreplace")
     shown["resources"] = [dict(resource) for resource in written]
     return shown
-
-
-async def replay(pool: Pool, numbers: Sequence[uuid.UUID], actor: str) -> list[uuid.UUID]:
-    """Queue messages again that are not applied; returns those that are under way now."""
-    async with pool.acquire() as connection, connection.transaction():
-        rows = await connection.fetch(
-            """
-            UPDATE message SET status = 'received', reason = NULL, settled_at = NULL, attempts = 0
-            WHERE id = ANY($1) AND status = ANY($2) RETURNING id, seq, organisation_id
-            """,
-            list(numbers),
-            list(REPLAYABLE),
-        )
-        for row in sorted(rows, key=lambda row: row["seq"]):
-            await connection.execute("DELETE FROM message_waits WHERE message_id = $1", row["id"])
-            await connection.execute(
-                "INSERT INTO outbox (topic, ordering_key, data, attributes) VALUES ($1, '', $2, '{}')",
-                MESSAGE_STORED,
-                orjson.dumps({"message": str(row["id"])}),
-            )
-            await connection.execute(
-                "INSERT INTO audit (actor, organisation_id, action, message_id) VALUES ($1, $2, 'replay-message', $3)",
-                actor,
-                row["organisation_id"],
-                row["id"],
-            )
-    return [row["id"] for row in rows]

@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from carefolio.cloud.database import Pool
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import Reader, of_person, readable
 from carefolio.record.search_keys import MAIN_DATE, date_range, key, parameters
 
 DEFAULT_COUNT = 50
@@ -125,7 +125,10 @@ async def search(pool: Pool, reader: Reader, kind: str, query: Sequence[tuple[st
 
 
 async def everything(pool: Pool, reader: Reader, patient: uuid.UUID, count: int, cursor: str) -> Page | None:
-    """A page of all that the reader may see of a patient, then who and what it refers to; None for no such patient."""
+    """A page of all that the reader may see of a person (joined records too), then who and what it refers to.
+
+    None for no such patient.
+    """
     arguments: list[Any] = [patient, reader.actor, reader.organisation_id, count + 1]
     may_read = readable(reader, arguments)
     start = f"AND id > {_argument(arguments, _uuid('_cursor', cursor))}" if cursor else ""
@@ -133,7 +136,7 @@ async def everything(pool: Pool, reader: Reader, patient: uuid.UUID, count: int,
         f"""
         WITH found AS (
             SELECT id, type, content FROM resource
-            WHERE patient_id = $1 AND {may_read} {start}
+            WHERE patient_id = ANY({of_person("ARRAY[$1::uuid]")}) AND {may_read} {start}
             ORDER BY id LIMIT $4
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id)
@@ -193,8 +196,10 @@ def _condition(kind: str, name: str, value: str, arguments: list[Any]) -> str:
     condition = f"keys && {_argument(arguments, keys)}::bigint[]"
     patients = [_uuid_or_none(reference[8:]) for reference in references if reference.startswith("Patient/")]
     if len(patients) == len(references) and kind != "Patient":
-        # The record's own index is the shorter way; the keys then hold the parameter to its element.
-        condition += f" AND patient_id = ANY({_argument(arguments, [p for p in patients if p])}::uuid[])"
+        # The record's own index is the shorter way; the keys then hold the parameter to its element. In records
+        # that were joined to it the element names their own Patient.
+        asked = f"{_argument(arguments, [p for p in patients if p])}::uuid[]"
+        return f"(patient_id = ANY({of_person(asked)}) AND ({condition} OR patient_id <> ALL({asked})))"
     return condition
 
 

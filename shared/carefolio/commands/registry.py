@@ -1,0 +1,132 @@
+"""Organisations, teams, senders and clients."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carefolio.cloud.database import Pool
+from carefolio.commands.terminal import Json, Organisation, UsageError, actor, run, show
+from carefolio.identity import registry, sender_settings
+from carefolio.identity.sender_settings import SenderSettings, Stored, with_assignments
+
+organisation_app = typer.Typer(no_args_is_help=True, help="Organisations, by ODS code.")
+team_app = typer.Typer(no_args_is_help=True, help="Teams of an organisation.")
+sender_app = typer.Typer(no_args_is_help=True, help="Systems that post HL7 messages, and what was agreed with them.")
+client_app = typer.Typer(no_args_is_help=True, help="Systems that use the APIs.")
+
+
+@organisation_app.command("add")
+def organisation_add(ods_code: str, name: str, as_json: Json = False) -> None:
+    """Register an organisation."""
+    number = run(lambda pool: registry.add_organisation(pool, ods_code, name))
+    show({"id": number, "ods_code": ods_code.upper(), "name": name}, as_json)
+
+
+@team_app.command("add")
+def team_add(name: str, organisation: Organisation, as_json: Json = False) -> None:
+    """Register a team."""
+    number = run(lambda pool: registry.add_team(pool, organisation, name))
+    show({"id": number, "organisation": organisation, "name": name}, as_json)
+
+
+@sender_app.command("add")
+def sender_add(
+    name: str,
+    organisation: Organisation,
+    allow: Annotated[list[str], typer.Option("--allow", metavar="CIDR", help="A network it posts from; may repeat.")],
+    team: Annotated[str | None, typer.Option(help="What comes in is marked with this team.")] = None,
+    partner: Annotated[bool, typer.Option("--partner", help="It sends for several organisations.")] = False,
+    permit: Annotated[
+        list[str] | None, typer.Option(metavar="ALIAS=ODS-CODE", help="For a partner: MSH-4, and whose it is.")
+    ] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting (see sender set); may repeat.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a sender; its password is shown once."""
+    permitted = _permitted(permit or []) if partner else None
+    if permit and not partner:
+        raise UsageError("--permit goes with --partner")
+    agreed = with_assignments(SenderSettings(), assign or [])
+
+    async def work(pool: Pool) -> registry.NewSender:
+        made = await registry.add_sender(pool, name, organisation, allow, team=team, permitted=permitted)
+        known = await sender_settings.load(pool, made.name)
+        if assign and known:
+            await sender_settings.store(pool, known, agreed, actor())
+        return made
+
+    show(asdict(run(work)), as_json)
+
+
+@sender_app.command("show")
+def sender_show(name: str, as_json: Json = False) -> None:
+    """A sender's settings, and every version that they had."""
+
+    async def work(pool: Pool) -> tuple[Stored | None, list[dict[str, object]]]:
+        return await sender_settings.load(pool, name), await sender_settings.history(pool, name)
+
+    known, versions = run(work)
+    if known is None:
+        raise UsageError(f"there is no sender {name}")
+    if as_json:
+        show({"name": name, "version": known.version, "settings": asdict(known.settings), "history": versions}, True)
+        return
+    show({"name": name, "version": known.version} | asdict(known.settings), False)
+    for version in versions:
+        typer.echo(f"version {version['version']} by {version['actor']} at {version['at']}")
+
+
+@sender_app.command("set")
+def sender_set(
+    name: str,
+    assignments: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE...", help="Such as accept_merges=true authorities.RXX=https://…")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Change what was agreed with a sender; the change is a version, with who made it.
+
+    auto_create, accept_merges, replace_sets, r_deletes (true or false); zone, character_set; authorities.NAME=URI,
+    z_fields.ZPI-2=name (an empty value removes one).
+    """
+
+    async def work(pool: Pool) -> Stored:
+        known = await sender_settings.load(pool, name)
+        if known is None:
+            raise UsageError(f"there is no sender {name}")
+        stored = await sender_settings.store(pool, known, with_assignments(known.settings, assignments), actor())
+        if stored is None:
+            raise UsageError("somebody else changed the settings at this moment: try again")
+        return stored
+
+    stored = run(work)
+    show({"name": name, "version": stored.version} | asdict(stored.settings), as_json)
+
+
+@client_app.command("add")
+def client_add(
+    name: str,
+    organisation: Organisation,
+    scope: Annotated[str, typer.Option(help="SMART scopes with spaces between, such as 'system/*.rs'.")],
+    jwks: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Its public keys: it signs instead of a secret.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a client; its secret is shown once."""
+    keys = jwks.read_text() if jwks else None
+    made = run(lambda pool: registry.add_client(pool, name, organisation, scope, keys))
+    show({field: value for field, value in asdict(made).items() if value is not None}, as_json)
+
+
+def _permitted(pairs: list[str]) -> dict[str, str]:
+    split = [pair.partition("=") for pair in pairs]
+    if not split or not all(alias and ods_code for alias, _, ods_code in split):
+        raise UsageError("a partner needs --permit ALIAS=ODS-CODE for each organisation that it sends for")
+    return {alias: ods_code for alias, _, ods_code in split}

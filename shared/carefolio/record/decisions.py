@@ -1,0 +1,154 @@
+"""What people decide about messages and records, each kept in the order in which it took effect (table decision)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.cloud.topics import MESSAGE_STORED
+from carefolio.record import joining
+from carefolio.record.change import Change, relink
+from carefolio.record.ids import uuid7
+from carefolio.record.write import Origin, write
+
+
+class DecisionError(Exception):
+    """What was asked for cannot be; the text is for an administrator."""
+
+
+async def keep(
+    connection: Connection,
+    actor: str,
+    kind: str,
+    *,
+    message_id: uuid.UUID | None = None,
+    patients: Sequence[uuid.UUID] = (),
+    doubt: str | None = None,
+    **details: Any,
+) -> uuid.UUID:
+    """Log a decision, with its audit line; returns its id."""
+    number = uuid7()
+    await connection.execute(
+        """
+        WITH noted AS (
+            INSERT INTO audit (actor, action, patient_id, message_id)
+            SELECT $2, $3, patient, $4 FROM unnest(CASE WHEN $5::uuid[] = '{}' THEN '{NULL}' ELSE $5 END) AS t (patient)
+        )
+        INSERT INTO decision (id, actor, kind, message_id, patients, doubt, details) VALUES ($1, $2, $3, $4, $5, $6, $7)
+        """,
+        number,
+        actor,
+        kind,
+        message_id,
+        list(patients),
+        doubt,
+        orjson.dumps(details).decode(),
+    )
+    return number
+
+
+async def review(pool: Pool, message_id: uuid.UUID, actor: str, *, approve: bool) -> str:
+    """Answer the question for which a message is held; the same question will not be asked again.
+
+    Approved, it goes through ingest once more; rejected, it ends. Returns the reason for which it was held. Raises
+    DecisionError.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        row = await connection.fetchrow(
+            "SELECT status, reason, doubt FROM message WHERE id = $1 FOR UPDATE", message_id
+        )
+        if row is None or row["status"] != "held":
+            raise DecisionError("there is no such message that is held")
+        if row["doubt"] is None:
+            raise DecisionError(f"a person's word does not help here: {row['reason']}")
+        kind = "approve" if approve else "reject"
+        await keep(connection, actor, kind, message_id=message_id, doubt=row["doubt"])
+        await connection.execute(
+            """
+            UPDATE message SET status = $2, approved = $3, settled_at = CASE WHEN $3 THEN NULL ELSE now() END,
+                life = life || jsonb_build_object('at', now(), 'status', $4::text, 'by', $5::text)
+            WHERE id = $1
+            """,
+            message_id,
+            "received" if approve else "rejected",
+            approve,
+            "approved" if approve else "rejected",
+            actor,
+        )
+        if approve:
+            await connection.execute(
+                "INSERT INTO outbox (topic, ordering_key, data, attributes) VALUES ($1, '', $2, '{}')",
+                MESSAGE_STORED,
+                orjson.dumps({"message": str(message_id)}),
+            )
+        return str(row["reason"])
+
+
+async def join(pool: Pool, survivor: uuid.UUID, other: uuid.UUID, actor: str) -> uuid.UUID:
+    """Join two records of one person by hand; returns the link's id. Raises DecisionError."""
+    async with pool.acquire() as connection, connection.transaction():
+        there = await connection.fetch("SELECT id, person_id FROM record WHERE id = ANY($1)", [survivor, other])
+        if len(there) != 2:
+            raise DecisionError("there are no two such records")
+        if len({row["person_id"] for row in there}) == 1:
+            raise DecisionError("the records are joined already")
+        decision = await keep(
+            connection, actor, "join", patients=[survivor, other], survivor=str(survivor), other=str(other)
+        )
+        link = await joining.join(connection, survivor, other, "merge", actor, None)
+        await _written(connection, decision, actor, [survivor, other])
+        return link
+
+
+async def undo(pool: Pool, link: uuid.UUID, actor: str) -> list[uuid.UUID]:
+    """Take a join back, whoever made it; returns the two records. Raises DecisionError."""
+    async with pool.acquire() as connection, connection.transaction():
+        records = await joining.undo(connection, link, actor)
+        if not records:
+            raise DecisionError("there is no such join, or it is undone already")
+        decision = await keep(
+            connection, actor, "undo", patients=records, survivor=str(records[0]), other=str(records[1])
+        )
+        await _written(connection, decision, actor, records)
+        return records
+
+
+async def repeat(connection: Connection, decision: dict[str, Any]) -> None:
+    """Do again what was decided, while a record is rebuilt."""
+    details = orjson.loads(decision["details"])
+    survivor, other = uuid.UUID(details["survivor"]), uuid.UUID(details["other"])
+    if decision["kind"] == "join":
+        await joining.join(connection, survivor, other, "merge", decision["actor"], None)
+    else:
+        link = await connection.fetchval(
+            "SELECT id FROM record_link WHERE survivor = $1 AND other = $2 AND undone_at IS NULL", survivor, other
+        )
+        if link is not None:
+            await joining.undo(connection, link, decision["actor"])
+    await _written(connection, decision["id"], decision["actor"], [survivor, other])
+
+
+async def joins(pool: Pool, patient: uuid.UUID | None = None) -> list[dict[str, Any]]:
+    """The joins in force and undone, the newest first."""
+    rows = await pool.fetch(
+        """
+        SELECT id, kind, survivor, other, message_id, actor, created_at, undone_at, undone_by FROM record_link
+        WHERE $1::uuid IS NULL OR survivor = $1 OR other = $1 ORDER BY created_at DESC LIMIT 1000
+        """,
+        patient,
+    )
+    return [dict(row) for row in rows]
+
+
+async def _written(connection: Connection, decision: uuid.UUID, actor: str, records: Sequence[uuid.UUID]) -> None:
+    """Write the new links of the Patients."""
+    change, origin, now = Change(), Origin(decision, actor), datetime.now(UTC)
+    await relink(connection, origin, records, now, change)
+    if change.rows:
+        rows = sorted(change.rows.values(), key=lambda row: row.id)
+        await write(connection, origin, rows, now, patients=list(records))

@@ -1,0 +1,351 @@
+"""Messages that join, link, rename: A18, A24, A30, A34-A37, A39-A42, A46-A51, each by its meaning (docs/merging.md).
+
+A join is a line in record_link: nothing moves, both records keep their identifiers, and undoing it restores exactly
+what was. Doubt goes to a person.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from carefolio.cloud.database import Connection
+from carefolio.hl7 import Message
+from carefolio.identity.sender_settings import SenderSettings
+from carefolio.mapping import Mapped, Prior
+from carefolio.mapping.prior import JOINS, MOVES
+from carefolio.record import matching
+from carefolio.record.ids import derived, uuid7
+from carefolio.record.matching import Held
+from carefolio.record.sources import StoredMessage
+
+NOBODY = Prior()
+_LINKS = frozenset({"A24", "A37"})
+_RENAMES = frozenset({"A46", "A47", "A48"})
+_VISITS = frozenset({"A42", "A50"})
+# Accounts and alternate numbers are identifiers of a patient or a visit: the map says all there is to say.
+_NUMBERS = frozenset({"A35", "A41", "A49", "A51"})
+_SPECIAL = JOINS | MOVES | _LINKS | _RENAMES | _VISITS | _NUMBERS
+
+
+@dataclass(slots=True)
+class Target:
+    """Whose record a message changes: ``others`` are joined to it, ``new`` are identifiers that it gets.
+
+    ``retired`` visits -> the visit that they are one with.
+    """
+
+    patient: uuid.UUID
+    others: list[uuid.UUID]
+    new: list[matching.Owned]
+    retired: dict[uuid.UUID, uuid.UUID] = field(default_factory=dict)
+
+
+def concerns(mapped: Mapped) -> bool:
+    """Whether the message is of an event that this module decides."""
+    return mapped.event in _SPECIAL
+
+
+def moves(message: Message) -> bool:
+    """Whether the message moves something from one patient to another (A43, A44, A45)."""
+    return message.code == "ADT" and message.event in MOVES
+
+
+async def moved(connection: Connection, patient: uuid.UUID) -> Target:
+    """The record that a person, or a message, has given a message to."""
+    return Target(patient, await person_records(connection, patient), [])
+
+
+async def person_records(connection: Connection, patient: uuid.UUID) -> list[uuid.UUID]:
+    """The further records of the person whose record this is."""
+    rows = await connection.fetch(
+        """
+        SELECT other.id FROM record JOIN record other USING (person_id)
+        WHERE record.id = $1 AND other.id <> $1 ORDER BY other.created_at
+        """,
+        patient,
+    )
+    return [row["id"] for row in rows]
+
+
+async def target(connection: Connection, message: StoredMessage, mapped: Mapped, settings: SenderSettings) -> Target:
+    """The record that remains, after what the event says was done to the records' links and identifiers.
+
+    Raises Held.
+    """
+    organisation: uuid.UUID = message["organisation_id"]
+    prior = mapped.prior or NOBODY
+    identifiers = matching.usable(mapped.identifiers, organisation)
+    if not identifiers:
+        raise Held("no identifier that may find a record (PID-3): an NHS number that is not verified, or none")
+    found = await matching.find(connection, identifiers)
+    if mapped.event in _LINKS | _NUMBERS | _VISITS | MOVES:
+        if found.patient is None:
+            raise Held("the patient is not known here", unknown=True)
+        known = Target(found.patient, found.others, found.new)
+        if mapped.event in _VISITS:
+            await _one_visit(connection, message, mapped, settings, known)
+        return known
+    before = matching.usable(prior.identifiers, organisation)
+    if not before:
+        raise Held("no prior patient identifier that may find a record (MRG-1)")
+    earlier = await matching.find(connection, before)
+    if found.patient is None and earlier.patient is None:
+        raise Held("the patient is not known here", unknown=True)
+    await switched_on(connection, message, settings)
+    # National numbers are nobody's to pass on; an unknown local one leads to the surviving record from now on.
+    passed_on = [number for number in earlier.new if number.owner == organisation]
+    patient = found.patient or earlier.patient
+    assert patient is not None
+    others = found.others if found.patient else earlier.others
+    if found.patient and earlier.patient and earlier.patient not in (found.patient, *found.others):
+        if mapped.event in _RENAMES:
+            raise Held("the new identifier is another record's already (PID-3)")
+        await _join(connection, message, found.patient, earlier.patient, "merge")
+        others = await person_records(connection, patient)
+    if mapped.patient is not None:
+        listed = mapped.patient.resource.setdefault("identifier", [])
+        sent = {(number.get("system"), number["value"]) for number in listed}
+        own = {(number.system, number.value) for number in before} if patient == earlier.patient else set()
+        own |= {(number.system, number.value) for number in passed_on}
+        listed += [n for n in prior.numbers if (n.get("system"), n["value"]) in own - sent]
+    return Target(patient, others, [*found.new, *passed_on])
+
+
+async def link_parts(
+    connection: Connection,
+    message: StoredMessage,
+    parts: Sequence[Mapped],
+    settings: SenderSettings,
+    patients: list[uuid.UUID],
+) -> None:
+    """A24 and A37: the patients of the message are one person, or are not (any more). Raises Held."""
+    event = parts[0].event
+    if event not in _LINKS:
+        return
+    if len(parts) < 2:
+        raise Held("nobody to link with: the message has one PID")
+    await switched_on(connection, message, settings)
+    for other in patients[1:]:
+        if other == patients[0]:
+            continue
+        if event == "A24":
+            if other not in await person_records(connection, patients[0]):
+                await _join(connection, message, patients[0], other, "link")
+        else:
+            await _unlink(connection, f"sender/{message['sender_id']}", patients[0], other)
+
+
+async def switched_on(connection: Connection, message: StoredMessage, settings: SenderSettings) -> None:
+    """Raise Held where the sender's merges wait for a person."""
+    if not settings.accept_merges:
+        doubt = matching.doubt_of("merge", message["id"])
+        held = Held("joining records of this sender waits for a person (its setting accept_merges is off)", doubt=doubt)
+        await matching.decided(connection, message["approved"], held)
+
+
+async def _join(
+    connection: Connection, message: StoredMessage, survivor: uuid.UUID, other: uuid.UUID, kind: str
+) -> None:
+    """Join two records of one person, where nothing speaks against it. Raises Held."""
+    reason = await _against(connection, message["organisation_id"], survivor, other)
+    if reason:
+        doubt = matching.doubt_of("join", survivor, other)
+        await matching.decided(connection, message["approved"], Held(reason, doubt=doubt))
+    await join(connection, survivor, other, kind, f"sender/{message['sender_id']}", message["id"])
+
+
+async def _against(
+    connection: Connection, organisation: uuid.UUID, survivor: uuid.UUID, other: uuid.UUID
+) -> str | None:
+    """What speaks against these two being one person; the identifiers have said yes."""
+    rows = await connection.fetch(
+        "SELECT id, content, organisations FROM resource WHERE id = ANY($1) AND type = 'Patient'", [survivor, other]
+    )
+    if len(rows) < 2:
+        return "one of the records to be joined holds no patient"
+    if any(organisation not in row["organisations"] for row in rows):
+        return "the organisation has not contributed to both of the records to be joined"
+    numbers = await connection.fetch(
+        """
+        SELECT system FROM patient_identifier WHERE owner = $1 AND patient_id = ANY($2)
+        GROUP BY system HAVING count(DISTINCT patient_id) > 1
+        """,
+        matching.NATIONAL,
+        [survivor, other],
+    )
+    if numbers:
+        return "the records to be joined have different national numbers"
+    first, second = (orjson.loads(row["content"]) for row in rows)
+    born, also = first.get("birthDate", ""), second.get("birthDate", "")
+    if len(born) < 10 or born != also:
+        return "the records to be joined do not have the same full date of birth"
+    if not matching.families(first) & matching.families(second):
+        return "the records to be joined do not have a family name in common"
+    return None
+
+
+async def join(
+    connection: Connection,
+    survivor: uuid.UUID,
+    other: uuid.UUID,
+    kind: str,
+    actor: str,
+    message_id: uuid.UUID | None,
+) -> uuid.UUID:
+    """Link two records: everything of ``other``'s person is from now on of ``survivor``'s person too."""
+    number = uuid7()
+    await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", [survivor, other])
+    await connection.execute(
+        "INSERT INTO record_link (id, survivor, other, kind, message_id, actor) VALUES ($1, $2, $3, $4, $5, $6)",
+        number,
+        survivor,
+        other,
+        kind,
+        message_id,
+        actor,
+    )
+    await _regroup(connection, [survivor, other])
+    return number
+
+
+async def undo(connection: Connection, link: uuid.UUID, actor: str) -> list[uuid.UUID]:
+    """Take a link back; returns the two records. The records that it joined are grouped as without it."""
+    row = await connection.fetchrow(
+        """
+        UPDATE record_link SET undone_at = now(), undone_by = $2 WHERE id = $1 AND undone_at IS NULL
+        RETURNING survivor, other
+        """,
+        link,
+        actor,
+    )
+    if row is None:
+        return []
+    await _regroup(connection, [row["survivor"], row["other"]])
+    return [row["survivor"], row["other"]]
+
+
+async def _unlink(connection: Connection, actor: str, one: uuid.UUID, other: uuid.UUID) -> None:
+    """A37 takes back what an A24 did, never a merge."""
+    link = await connection.fetchval(
+        """
+        SELECT id FROM record_link WHERE undone_at IS NULL AND kind = 'link'
+        AND ((survivor = $1 AND other = $2) OR (survivor = $2 AND other = $1))
+        """,
+        one,
+        other,
+    )
+    if link is None:
+        raise Held("the records to be unlinked are not linked")
+    await undo(connection, link, actor)
+
+
+async def _regroup(connection: Connection, records: Sequence[uuid.UUID]) -> None:
+    """Give every record that these reach, or reached, the person that its links say."""
+    rows = await connection.fetch(
+        """
+        SELECT id FROM record WHERE person_id IN (SELECT person_id FROM record WHERE id = ANY($1))
+        ORDER BY id FOR UPDATE
+        """,
+        list(records),
+    )
+    members = [row["id"] for row in rows]
+    links = await connection.fetch(
+        """
+        SELECT survivor, other FROM record_link
+        WHERE undone_at IS NULL AND survivor = ANY($1) AND other = ANY($1)
+        """,
+        members,
+    )
+    group = {member: {member} for member in members}
+    for link in links:
+        if group[link["survivor"]] is not group[link["other"]]:
+            group[link["survivor"]] |= group[link["other"]]
+            for member in group[link["other"]]:
+                group[member] = group[link["survivor"]]
+    replaced = {link["other"] for link in links}
+    for together in {id(found): found for found in group.values()}.values():
+        # Who was never joined to another stands for the person.
+        person = min(together - replaced or together)
+        await connection.execute("UPDATE record SET person_id = $1 WHERE id = ANY($2)", person, list(together))
+
+
+async def links_of(connection: Connection, records: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[dict[str, Any]]]:
+    """The Patient.link of these records, and of all that they are or were linked with."""
+    rows = await connection.fetch(
+        """
+        WITH near (id) AS (
+            SELECT unnest($1::uuid[])
+            UNION SELECT survivor FROM record_link WHERE other = ANY($1)
+            UNION SELECT other FROM record_link WHERE survivor = ANY($1)
+        )
+        SELECT near.id AS here, CASE WHEN survivor = near.id THEN other ELSE survivor END AS there,
+               CASE WHEN kind = 'link' THEN 'seealso' WHEN survivor = near.id THEN 'replaces' ELSE 'replaced-by' END
+                   AS type, undone_at IS NULL AS holds
+        FROM near JOIN record_link ON near.id IN (survivor, other) ORDER BY created_at
+        """,
+        list(records),
+    )
+    found: dict[uuid.UUID, list[dict[str, Any]]] = {row["here"]: [] for row in rows}
+    for row in rows:
+        if row["holds"]:
+            found[row["here"]].append({"other": {"reference": f"Patient/{row['there']}"}, "type": row["type"]})
+    return found
+
+
+def linked(patient: dict[str, Any], links: list[dict[str, Any]]) -> dict[str, Any]:
+    """A Patient with these links; one that was replaced is not active."""
+    made = {name: value for name, value in patient.items() if name != "link"}
+    made["active"] = not any(link["type"] == "replaced-by" for link in links)
+    if links:
+        made["link"] = links
+    return made
+
+
+async def _one_visit(
+    connection: Connection, message: StoredMessage, mapped: Mapped, settings: SenderSettings, known: Target
+) -> None:
+    """A42 and A50: the visit MRG-5 is the visit PV1-19, or has its number from now on. Raises Held."""
+    prior = (mapped.prior or NOBODY).visit
+    if mapped.encounter is None or not prior:
+        raise Held("no visit number, new (PV1-19) and prior (MRG-5)")
+    (number,) = mapped.encounter.key
+    if number == prior:
+        return
+    await switched_on(connection, message, settings)
+    organisation = str(message["organisation_id"])
+    records = [known.patient, *known.others]
+
+    def ids(visit: str) -> list[uuid.UUID]:
+        return [derived("Encounter", str(record), organisation, visit) for record in records]
+
+    there = {
+        row["id"]
+        for row in await connection.fetch("SELECT id FROM resource WHERE id = ANY($1)", [*ids(number), *ids(prior)])
+    }
+    new, old = ([each for each in ids(visit) if each in there] for visit in (number, prior))
+    if old and new and mapped.event == "A50":
+        raise Held("the new visit number is another visit's already (PV1-19)")
+    if old and new:
+        known.retired = {old[0]: new[0]}
+        await _alias(connection, old[0], new[0])
+    elif old:
+        await _alias(connection, ids(number)[0], old[0])
+    else:
+        # Nobody here has seen the old number: what still comes with it belongs to the visit.
+        await _alias(connection, ids(prior)[0], new[0] if new else ids(number)[0])
+
+
+async def _alias(connection: Connection, number: uuid.UUID, to: uuid.UUID) -> None:
+    await connection.execute(
+        """
+        INSERT INTO resource_alias (id, target) VALUES ($1, $2)
+        ON CONFLICT (id) DO UPDATE SET target = excluded.target
+        """,
+        number,
+        to,
+    )

@@ -1,0 +1,36 @@
+"""The privacy label of what comes in: from the specialty that sends it (domain rules A8).
+
+The NHS Data Dictionary's main specialty and treatment function codes, as PV1-10 carries them.
+"""
+
+from __future__ import annotations
+
+GENERAL = "general"
+MENTAL = "mental-health"
+SEXUAL = "sexual-health"
+SOCIAL = "social-care"
+LABELS = (GENERAL, MENTAL, SEXUAL, SOCIAL)
+
+_OF_SPECIALTY = {
+    # Genito-urinary medicine; HIV; contraception and sexual health.
+    "360": SEXUAL, "326": SEXUAL, "380": SEXUAL,
+    # Learning disability, adult mental illness, child and adolescent, forensic, psychotherapy, old age psychiatry,
+    # clinical psychology, and the mental health services of the treatment function codes.
+    "700": MENTAL, "710": MENTAL, "711": MENTAL, "712": MENTAL, "713": MENTAL, "715": MENTAL, "720": MENTAL,
+    "721": MENTAL, "722": MENTAL, "723": MENTAL, "724": MENTAL, "725": MENTAL, "726": MENTAL, "727": MENTAL,
+    "728": MENTAL, "656": MENTAL, "660": MENTAL,
+    # Social work.
+    "669": SOCIAL, "SOCIAL": SOCIAL, "SOCIALCARE": SOCIAL,
+}  # fmt: skip
+# Medicines and allergies start general, whoever sends them: everybody who treats must know them.
+_ALWAYS_GENERAL = frozenset({
+    "AllergyIntolerance", "MedicationAdministration", "MedicationDispense", "MedicationRequest",
+    "MedicationStatement", "Patient",
+})  # fmt: skip
+
+
+def label_of(kind: str, specialty: str) -> str:
+    """The label that a resource of type ``kind`` gets from its specialty; general where that says nothing."""
+    if kind in _ALWAYS_GENERAL:
+        return GENERAL
+    return _OF_SPECIALTY.get(specialty.upper().replace(" ", ""), GENERAL)

@@ -1,0 +1,323 @@
+"""One statement changes the record: old versions to history, new ones in place, an audit line, the message's end."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from carefolio.cloud.database import Connection
+from carefolio.mapping.model import Resource
+from carefolio.mapping.serialise import dumps
+from carefolio.record.labels import GENERAL
+from carefolio.record.search_keys import index
+from carefolio.record.sources import StoredMessage
+
+_BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
+_LABELS = "https://fhir.carefolio.uk/CodeSystem/privacy-label"
+
+
+class ChangedMeanwhileError(Exception):
+    """Somebody else wrote the same resource at the same moment; all of it has to be tried again."""
+
+
+class EndedMeanwhileError(Exception):
+    """Another delivery of the same message was faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What changes the record: a message, or a person's decision (``message_id`` None).
+
+    ``id`` becomes meta.source; ``seq`` is the order of receipt and ``time`` the sender's clock (of a message).
+    """
+
+    id: uuid.UUID
+    actor: str
+    message_id: uuid.UUID | None = None
+    organisation_id: uuid.UUID | None = None
+    team_id: uuid.UUID | None = None
+    seq: int = 0
+    time: datetime = _BEGINNING
+
+    @classmethod
+    def of(cls, message: StoredMessage, time: datetime) -> Origin:
+        return cls(
+            message["id"],
+            f"sender/{message['sender_id']}",
+            message["id"],
+            message["organisation_id"],
+            message["team_id"],
+            message["seq"],
+            time,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is there of a resource; ``live`` is False after its deletion. ``content`` only where it was asked for."""
+
+    id: uuid.UUID
+    version: int
+    live: bool
+    patient_id: uuid.UUID | None
+    digest: bytes
+    seq: int
+    source_time: datetime
+    organisations: list[uuid.UUID]
+    label: str
+    available_from: datetime | None
+    content: str | None
+
+
+@dataclass(slots=True)
+class Row:
+    """A version as it will be written; ``content`` None deletes."""
+
+    id: uuid.UUID
+    type: str
+    patient_id: uuid.UUID | None
+    version: int
+    content: str | None
+    digest: bytes
+    organisations: list[uuid.UUID]
+    label: str
+    place: str | None = None
+    keys: str = "{}"
+    date_from: datetime | None = None
+    date_to: datetime | None = None
+    available_from: datetime | None = None
+
+
+def digest_of(body: bytes) -> bytes:
+    """What tells whether a resource changed: a hash of its JSON without id and meta."""
+    return hashlib.blake2b(body, digest_size=16).digest()
+
+
+def make_row(
+    number: uuid.UUID,
+    resource: Resource,
+    current: Known | None,
+    *,
+    patient_id: uuid.UUID | None,
+    organisations: list[uuid.UUID],
+    source: uuid.UUID,
+    now: datetime,
+    label: str = GENERAL,
+    place: str | None = None,
+    available_from: datetime | None = None,
+) -> Row | None:
+    """The next version of a resource (without id and meta); None where it says what is there already."""
+    kind = resource["resourceType"]
+    if current is not None and label == GENERAL:
+        # A message that names no specialty takes no protection away.
+        label = current.label
+    body = dumps({name: value for name, value in resource.items() if name != "resourceType"})
+    digest = digest_of(body)
+    if current is not None and current.live and (current.digest, current.organisations, current.label) == (
+        digest, organisations, label,
+    ):  # fmt: skip
+        return None
+    version = current.version + 1 if current is not None else 1
+    indexed = index(resource)
+    return Row(
+        id=number,
+        type=kind,
+        patient_id=patient_id,
+        version=version,
+        content=_content(kind, number, version, now, source, label, body),
+        digest=digest,
+        organisations=organisations,
+        label=label,
+        place=place,
+        keys="{" + ",".join(map(str, indexed.keys)) + "}",
+        date_from=indexed.date_from,
+        date_to=indexed.date_to,
+        available_from=available_from,
+    )
+
+
+def deletion(number: uuid.UUID, kind: str, current: Known) -> Row:
+    """The version that says a resource is gone."""
+    return Row(
+        id=number,
+        type=kind,
+        patient_id=current.patient_id,
+        version=current.version + 1,
+        content=None,
+        digest=b"",
+        organisations=current.organisations,
+        label=current.label,
+    )
+
+
+def _content(
+    kind: str, number: uuid.UUID, version: int, now: datetime, source: uuid.UUID, label: str, body: bytes
+) -> str:
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
+    security = "" if label == GENERAL else f',"security":[{{"system":"{_LABELS}","code":"{label}"}}]'
+    head = (
+        f'{{"resourceType":"{kind}","id":"{number}",'
+        f'"meta":{{"versionId":"{version}","lastUpdated":"{stamp}","source":"urn:uuid:{source}"{security}}}'
+    )
+    rest = body.decode()
+    return head + ("}" if rest == "{}" else "," + rest[1:])
+
+
+def without_head(content: str) -> dict[str, Any]:
+    """A stored resource as it was before it got its id and meta."""
+    resource: dict[str, Any] = orjson.loads(content)
+    for element in ("id", "meta"):
+        resource.pop(element, None)
+    return resource
+
+
+async def known(
+    connection: Connection, numbers: list[uuid.UUID], with_content: Sequence[str], *, aliases: bool = True
+) -> dict[uuid.UUID, Known]:
+    """What is there of these ids, by the id that was asked for (by ``aliases`` a changed key leads to what it was).
+
+    Contents come along for the types of ``with_content``. Read it after the record was locked.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT wanted.id AS asked, r.id, r.version, r.digest, r.seq, r.source_time, r.organisations, r.patient_id,
+               r.label, r.available_from, CASE WHEN r.type = ANY($2) THEN r.content END AS content,
+               gone.id AS gone_id, gone.version AS gone_version, gone.seq AS gone_seq,
+               gone.organisations AS gone_organisations, gone.patient_id AS gone_patient_id, gone.label AS gone_label
+        FROM unnest($1::uuid[]) AS wanted (id)
+        LEFT JOIN resource_alias alias ON alias.id = wanted.id AND $3
+        LEFT JOIN resource r ON r.id = coalesce(alias.target, wanted.id)
+        LEFT JOIN resource_history gone ON gone.id = wanted.id AND gone.valid_to = 'infinity' AND r.id IS NULL
+        WHERE r.id IS NOT NULL OR gone.id IS NOT NULL
+        """,
+        numbers,
+        list(with_content),
+        aliases,
+    )
+    found = {}
+    for row in rows:
+        live = row["id"] is not None
+        at = "" if live else "gone_"
+        found[row["asked"]] = Known(
+            id=row[f"{at}id"],
+            version=row[f"{at}version"],
+            live=live,
+            patient_id=row[f"{at}patient_id"],
+            digest=row["digest"] or b"",
+            seq=row[f"{at}seq"],
+            source_time=row["source_time"] or _BEGINNING,
+            organisations=row[f"{at}organisations"],
+            label=row[f"{at}label"],
+            available_from=row["available_from"],
+            content=row["content"],
+        )
+    return found
+
+
+async def write(
+    connection: Connection,
+    origin: Origin,
+    rows: Sequence[Row],
+    now: datetime,
+    *,
+    patients: Sequence[uuid.UUID],
+    seen: Sequence[uuid.UUID] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Write versions, and end the message where the origin is one. ``patients`` are those that it is about.
+
+    ``seen`` are resources that were there: one that did not change knows from now on that this message said the
+    same. Raises EndedMeanwhileError and ChangedMeanwhileError, which must undo the transaction.
+    """
+    counted = await connection.fetchrow(
+        """
+        WITH incoming AS (
+            SELECT * FROM unnest(
+                $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[]
+            ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, patient_id, place,
+                    label, available_from)
+        ), kept AS (
+            INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
+                                          team_id, label, message_id, place, seq, content, available_from)
+            SELECT r.id, r.version, r.type, r.last_updated, $14::timestamptz, r.patient_id, r.organisations,
+                   r.team_id, r.label, r.message_id, r.place, r.seq, r.content, r.available_from
+            FROM resource r JOIN incoming USING (id)
+            UNION ALL
+            SELECT id, version, type, $14::timestamptz, 'infinity', patient_id, organisations::uuid[], $15::uuid, label,
+                   $16::uuid, place, $17::bigint, NULL, NULL
+            FROM incoming WHERE content IS NULL
+        ), back AS (
+            UPDATE resource_history h SET valid_to = $14 FROM incoming
+            WHERE h.id = incoming.id AND h.valid_to = 'infinity' AND incoming.content IS NOT NULL
+        ), gone AS (
+            DELETE FROM resource r USING incoming
+            WHERE r.id = incoming.id AND incoming.content IS NULL AND r.version = incoming.version - 1
+            RETURNING r.id
+        ), written AS (
+            INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
+                                       message_id, place, seq, source_time, digest, content, keys,
+                                       date_from, date_to, label, available_from)
+            SELECT id, type, version, $14, patient_id, organisations::uuid[],
+                   $15, $16, place, $17, $18, digest, content, keys::bigint[], date_from, date_to, label, available_from
+            FROM incoming WHERE content IS NOT NULL
+            ON CONFLICT (id) DO UPDATE SET
+                version = excluded.version, last_updated = excluded.last_updated,
+                organisations = excluded.organisations, message_id = excluded.message_id,
+                place = excluded.place, seq = greatest(r.seq, excluded.seq),
+                source_time = greatest(r.source_time, excluded.source_time), digest = excluded.digest,
+                content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
+                date_to = excluded.date_to, label = excluded.label, available_from = excluded.available_from
+            WHERE r.version = excluded.version - 1
+            RETURNING id
+        ), confirmed AS (
+            UPDATE resource SET seq = greatest(seq, $17), source_time = greatest(source_time, $18)
+            WHERE id = ANY($22) AND NOT id = ANY($1) AND (seq < $17 OR source_time < $18)
+        ), noted AS (
+            INSERT INTO audit (actor, organisation_id, action, patient_id, message_id, written)
+            SELECT $19, $20, 'write', patient_id, $16, array_agg(concat_ws('/', type, id, version) ORDER BY id)
+            FROM (SELECT coalesce(patient_id, $23) AS patient_id, type, id, version FROM incoming) AS of_patient
+            GROUP BY patient_id
+        ), ended AS (
+            UPDATE message SET status = 'applied', reason = NULL, settled_at = $14, patient_id = $23,
+                other_patients = $24, notes = $21, applied_seq = nextval('change_seq'),
+                life = life || jsonb_build_object('at', $14::timestamptz, 'status', 'applied')
+            WHERE id = $16 AND status = 'received' RETURNING id
+        )
+        SELECT (SELECT count(*) FROM written) + (SELECT count(*) FROM gone) AS written, (SELECT count(*) FROM ended) AS ended
+        """,  # noqa: E501 - the statement reads better whole
+        [row.id for row in rows],
+        [row.type for row in rows],
+        [row.version for row in rows],
+        [row.content for row in rows],
+        [row.digest for row in rows],
+        ["{" + ",".join(map(str, row.organisations)) + "}" for row in rows],
+        [row.keys for row in rows],
+        [row.date_from for row in rows],
+        [row.date_to for row in rows],
+        [row.patient_id for row in rows],
+        [row.place for row in rows],
+        [row.label for row in rows],
+        [row.available_from for row in rows],
+        now,
+        origin.team_id,
+        origin.message_id,
+        origin.seq,
+        origin.time,
+        origin.actor,
+        origin.organisation_id,
+        list(notes),
+        list(seen),
+        patients[0] if patients else None,
+        list(patients[1:]),
+    )
+    if origin.message_id is not None and not counted["ended"]:
+        raise EndedMeanwhileError
+    if counted["written"] < len(rows):
+        raise ChangedMeanwhileError
