@@ -22,6 +22,7 @@ from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import span
+from carefolio.doors.bearer import authorised
 from carefolio.identity import discovery, scopes, tokens
 from carefolio.mapping import MAPPED_TYPES
 from carefolio.record import capability, search
@@ -48,7 +49,7 @@ async def smart_configuration(request: Request) -> Response:
 async def read(request: Request) -> Response:
     """GET [type]/[id]."""
     kind = _type(request)
-    token = await _authorised(request, kind, "r")
+    token = await authorised(request, kind, "r")
     row = None
     number = _uuid(request.path_params["id"])
     if number:
@@ -63,7 +64,7 @@ async def read(request: Request) -> Response:
 async def search_type(request: Request) -> Response:
     """GET [type]?… and POST [type]/_search."""
     kind = _type(request)
-    token = await _authorised(request, kind, "s")
+    token = await authorised(request, kind, "s")
     query = list(request.query_params.multi_items())
     if request.method == "POST":
         query += await _form(request)
@@ -79,7 +80,7 @@ async def search_type(request: Request) -> Response:
 
 async def everything(request: Request) -> Response:
     """GET Patient/[id]/$everything, in pages of _count."""
-    token = await _authorised(request, "Patient", "r")
+    token = await authorised(request, "Patient", "r")
     if not scopes.permits(token.scope, "*", "r") and not all(
         scopes.permits(token.scope, kind, "r") for kind in MAPPED_TYPES
     ):
@@ -103,24 +104,6 @@ async def everything(request: Request) -> Response:
     if page.cursor:
         links.append(("next", f"{here}?{urlencode({'_count': count, '_cursor': page.cursor})}"))
     return _bundle(page, links, "")
-
-
-async def _authorised(request: Request, kind: str, right: str) -> tokens.Token:
-    """The verified token; 401 without one, 403 with too little scope (RFC 6750 section 3)."""
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not text:
-        raise HTTPException(401, "an access token is needed", {"WWW-Authenticate": 'Bearer realm="carefolio"'})
-    try:
-        with span("verify token"):
-            token = await tokens.verify(await database.pool(), text.strip())
-    except tokens.InvalidTokenError as error:
-        challenge = f'Bearer realm="carefolio", error="invalid_token", error_description="{error.reason}"'
-        raise HTTPException(401, error.reason, {"WWW-Authenticate": challenge}) from None
-    if not scopes.permits(token.scope, kind, right):
-        needed = f"system/{kind}.{right}"
-        challenge = f'Bearer realm="carefolio", error="insufficient_scope", scope="{needed}"'
-        raise HTTPException(403, f"the token lacks the scope {needed}", {"WWW-Authenticate": challenge})
-    return token
 
 
 def _reader(token: tokens.Token) -> Reader:

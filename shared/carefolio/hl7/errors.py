@@ -42,6 +42,7 @@ REQUIRED_FIELD_MISSING = "101"
 DATA_TYPE = "102"
 TABLE_VALUE = "103"
 UNSUPPORTED_PROCESSING_ID = "202"
+UNKNOWN_KEY = "204"
 DUPLICATE_KEY = "205"
 INTERNAL = "207"
 
@@ -51,6 +52,7 @@ _CONDITIONS = {
     DATA_TYPE: "Data type error",
     TABLE_VALUE: "Table value not found",
     UNSUPPORTED_PROCESSING_ID: "Unsupported processing id",
+    UNKNOWN_KEY: "Unknown key identifier",
     DUPLICATE_KEY: "Duplicate key identifier",
     INTERNAL: "Application internal error",
 }

@@ -165,6 +165,11 @@ def _check_keys(jwks: str) -> None:
         raise RegistryError("the JWK set must hold public keys only, and at least one")
 
 
+async def ods_code(pool: Pool, organisation_id: uuid.UUID) -> str:
+    """The ODS code of an organisation that is there."""
+    return str(await pool.fetchval("SELECT ods_code FROM organisation WHERE id = $1", organisation_id))
+
+
 async def _organisation(connection: Pool | Connection, ods_code: str) -> uuid.UUID:
     number = await connection.fetchval("SELECT id FROM organisation WHERE ods_code = $1", ods_code.strip().upper())
     if number is None:

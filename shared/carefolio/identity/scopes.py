@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 
 _SCOPE = re.compile(r"(system)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|read|write|\*)\Z")
+# What is ours and not FHIR's (how a sender was set up) is never in a scope for all types.
+_OURS = frozenset({"Sender"})
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
 
 
@@ -18,7 +20,11 @@ class Scope:
     rights: frozenset[str]
 
     def covers(self, other: Scope) -> bool:
-        return self.context == other.context and self.type in ("*", other.type) and self.rights >= other.rights
+        return self.context == other.context and self.reaches(other.type) and self.rights >= other.rights
+
+    def reaches(self, kind: str) -> bool:
+        """Whether the scope is about a type."""
+        return self.type == kind or (self.type == "*" and kind not in _OURS)
 
 
 def read_scope(text: str) -> Scope | None:
@@ -41,6 +47,4 @@ def granted(wanted: str, allowed: str) -> str:
 
 def permits(scope: str, kind: str, right: str) -> bool:
     """Whether a token's scope allows ``right`` (a letter of ``cruds``) on a resource type."""
-    return any(
-        known.type in ("*", kind) and right in known.rights for text in scope.split() if (known := read_scope(text))
-    )
+    return any(known.reaches(kind) and right in known.rights for text in scope.split() if (known := read_scope(text)))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from carefolio.hl7 import HL7Error, Message, Moment, Place, Segment, TimeFormatError, read_moment
+from carefolio.hl7 import HL7Error, Message, Moment, Place, Repetition, Segment, TimeFormatError, read_moment
 from carefolio.hl7.errors import REQUIRED_FIELD_MISSING
 from carefolio.mapping.documents import map_document
 from carefolio.mapping.encounter import map_allergy, map_condition, map_encounter
 from carefolio.mapping.header import map_header
 from carefolio.mapping.kept import keep
-from carefolio.mapping.model import Context, Entry, Mapped, Source
+from carefolio.mapping.model import Context, Entry, Mapped, PatientIdentifier, Source
 from carefolio.mapping.orders import DETAILS, groups, map_order
-from carefolio.mapping.patient import map_patient
+from carefolio.mapping.patient import asked_identifiers, map_patient
 from carefolio.mapping.people import map_coverage, map_guarantor, map_next_of_kin, map_role
 from carefolio.mapping.prior import map_prior
 from carefolio.mapping.procedures import map_adverse_reaction, map_charge, map_medicine, map_problem, map_procedure
@@ -94,6 +95,12 @@ def map_message(message: Message, source: Source) -> Mapped:
     keep(message, context, _main(mapped, patient, encounter) or header)
     _drop_copies(mapped)
     return mapped
+
+
+def patient_asked_for(message: Message, repetitions: Sequence[Repetition], source: Source) -> list[PatientIdentifier]:
+    """The identifiers by which a query names its patient."""
+    nobody = Entry("Bundle", (), "shared", {}, "MSH")
+    return asked_identifiers(repetitions, Context(source, Mapped(message.event, _time(message, source)), nobody))
 
 
 def _drop_copies(mapped: Mapped) -> None:

@@ -21,6 +21,8 @@ _NATIONAL = {
     "CHI": "urn:oid:2.16.840.1.113883.2.1.3.2.4.16.53",
     "HCN": "https://fhir.hscni.net/Id/hcn",
 }
+# Systems of national numbers -> the assigning authority that names them in HL7 v2.
+NATIONAL_SYSTEMS = {system: name for name, system in _NATIONAL.items()}
 
 
 def _ethnic_category(repetition: Repetition, context: Context) -> dict[str, Any] | None:
@@ -98,12 +100,21 @@ def identifiers_of(
     return known
 
 
+def asked_identifiers(repetitions: Sequence[Repetition], context: Context) -> list[PatientIdentifier]:
+    """The identifiers by which a query names its patient, as those of PID-3 are read."""
+    usable: list[PatientIdentifier] = []
+    for repetition in repetitions:
+        if number := dt.value(repetition, 1):
+            _identifier(number, repetition, None, context, usable)
+    return usable
+
+
 # The fields whose numbers name a person by themselves.
-_PERSON_FIELDS = {"PID": (2, 3), "MRG": (1, 4)}
+_PERSON_FIELDS = {"PID": (2, 3), "MRG": (1, 4), "QPD": (3,), "QRD": (8,)}
 
 
 def _identifier(
-    number: str, repetition: Repetition, segment: Segment, context: Context, usable: list[PatientIdentifier]
+    number: str, repetition: Repetition, segment: Segment | None, context: Context, usable: list[PatientIdentifier]
 ) -> dict[str, Any]:
     kind = (dt.value(repetition, 5) or "").upper()
     name = (dt.value(repetition, 4) or "").upper()
@@ -111,7 +122,7 @@ def _identifier(
     status = _STATUS.search(kind)
     kind = _STATUS.sub("", kind).strip()
     place = str(repetition.place)
-    nhs_by_place = (segment.name, repetition.place.field) == ("PID", 19)
+    nhs_by_place = (repetition.place.segment, repetition.place.field) == ("PID", 19)
     if kind in ("NH", "NHS") or {name, universal} & _NHS_AUTHORITY or (nhs_by_place and nhs_number(number)):
         digits = nhs_number(number)
         if digits is None:
@@ -135,7 +146,7 @@ def _identifier(
         usable.append(PatientIdentifier(_NATIONAL[name], digits, True, None, place))
         return {"system": _NATIONAL[name], "value": digits}
     system = dt.authority(repetition, 4, context)
-    if kind in _PERSON_NUMBERS and repetition.place.field in _PERSON_FIELDS[segment.name]:
+    if kind in _PERSON_NUMBERS and repetition.place.field in _PERSON_FIELDS[repetition.place.segment]:
         usable.append(PatientIdentifier(system, number, False, None, place))
     kind = kind or {18: "AN", 19: "SS", 20: "DL"}.get(repetition.place.field, "")
     made = {"system": system, "value": number}
@@ -155,9 +166,9 @@ def nhs_number(text: str) -> str | None:
     return digits if expected == int(digits[9]) else None
 
 
-def _reliability(segment: Segment) -> str | None:
+def _reliability(segment: Segment | None) -> str | None:
     """PID-32 as the NHS profile uses it: NSTS01 to NSTS08, or the two digits alone."""
-    if segment.name != "PID":
+    if segment is None or segment.name != "PID":
         return None
     code = segment.get(32).strip().upper().removeprefix("NSTS")
     return code if re.fullmatch(r"0[1-8]", code) else None

@@ -16,9 +16,12 @@ from carefolio.cloud.telemetry import traceparent
 from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.hl7 import HL7Error, Message, Place, acknowledge, check, read
 from carefolio.hl7.errors import TABLE_VALUE
+from carefolio.hl7.query import is_query
 from carefolio.hl7.rules import is_type
 from carefolio.identity.senders import Sender
+from carefolio.record import answers
 from carefolio.record.ids import uuid7
+from carefolio.record.sources import source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Answer:
 
 
 async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: datetime, *, production: bool) -> Answer:
-    """Store one message and answer it. When this returns AA, the message is committed.
+    """Store one message and answer it. When this returns AA, the message is committed; a query is answered at once.
 
     What the sender must change is answered AR, and kept for the sender's engineers to look at. Database errors pass.
     """
@@ -43,11 +46,16 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         message = read(raw, sender.settings.character_set)
         check(message, now, production=production)
         organisation = _organisation(sender, message)
+        if is_query(message):
+            source = await source_of(pool, organisation, sender.ods_code, sender.codes_version, sender.settings)
+            told = await answers.answer(pool, sender, organisation, source, message, now, message_id.hex[:20])
+            return Answer(told, "AA", message_id, message.type)
     except HL7Error as error:
-        ack = acknowledge(message, "AR", now, message_id.hex[:20], error)
+        enhanced = sender.settings.enhanced_acks and message is not None and not is_query(message)
+        ack = acknowledge(message, "AR", now, message_id.hex[:20], error, enhanced=enhanced)
         await _store_refused(pool, sender, raw, remote, now, message_id, message, ack, str(error))
         return Answer(ack, "AR", message_id, _type(message))
-    ack = acknowledge(message, "AA", now, message_id.hex[:20])
+    ack = acknowledge(message, "AA", now, message_id.hex[:20], enhanced=sender.settings.enhanced_acks)
     digest = hashlib.sha256(raw).digest()
     stored = await pool.fetchval(
         """
@@ -94,14 +102,15 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
     return Answer(ack, "AA", message_id, message.type)
 
 
-def refusal_of_ours(raw: bytes, now: datetime) -> Answer:
+def refusal_of_ours(raw: bytes, now: datetime, *, enhanced: bool) -> Answer:
     """AE: we failed, nothing is stored, and the same message may be sent again."""
     message_id = uuid7()
     try:
         message = read(raw)
     except HL7Error:
         message = None
-    return Answer(acknowledge(message, "AE", now, message_id.hex[:20]), "AE", message_id, _type(message))
+    ack = acknowledge(message, "AE", now, message_id.hex[:20], enhanced=enhanced)
+    return Answer(ack, "AE", message_id, _type(message))
 
 
 def ordering_key(message: Message, organisation: uuid.UUID) -> str:

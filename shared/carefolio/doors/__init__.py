@@ -1,0 +1,1 @@
+"""What the functions' HTTP doors do with a request: read it, call the library, shape the answer."""
