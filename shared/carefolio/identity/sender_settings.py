@@ -32,9 +32,10 @@ class SenderSettings:
     ``auto_create``: any message may make a record. ``accept_merges``: messages that join, link or rename take effect
     where nothing speaks against it, else they wait for a person. ``replace_sets``: the allergies, diagnoses and
     medicines of an A28 or A31 replace those that the organisation sent before. ``r_deletes``: OBR-25 = R deletes a
-    report, else it is preliminary (HL7 table 0123). ``enhanced_acks``: MSH-15 and MSH-16 are honoured (many
-    engines value them and know AA alone). ``zone``: of times without an offset. ``character_set``: of messages that declare none (MSH-18). ``authorities``: assigning
-    authority (CX.4.1) -> FHIR system. ``z_fields``: ``ZPI-2`` -> the name of its extension.
+    report, else it is preliminary (HL7 table 0123). ``enhanced_acks``: MSH-15 and MSH-16 are honoured (many engines
+    value them and know AA alone). ``zone``: of times without an offset. ``character_set``: of messages that declare
+    none (MSH-18). ``authorities``: assigning authority (CX.4.1) -> FHIR system. ``z_fields``: ``ZPI-2`` -> the name
+    of its extension.
     """
 
     auto_create: bool = False
