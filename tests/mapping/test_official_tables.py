@@ -30,7 +30,7 @@ _CODED = {"PID-8": "F", "NK1-15": "F", "AL1-4": "SV", "IAM-4": "SV", "OBX-11": "
           "PID-24": "Y", "OBR-5": "S", "TQ1-9": "S", "TXA-17": "AU", "SCH-25": "Booked", "RXA-20": "CP", "RXA-21": "A",
           "AL1-2": "DA", "IAM-2": "DA", "PV1-2": "I", "ORC-5": "CM", "ORC-1": "NW", "OBX-2": "NM", "OBX-5": "7",
           "MSH-9": "ADT^A01^ADT_A01", "MSH-12": "2.5", "MSH-7": "20261101120000", "RXA-3": "20261101",
-          "PID-25": "2"}  # fmt: skip
+          "PID-25": "2", "PID-15": "en^English", "NK1-20": "en^English"}  # fmt: skip
 _BASES: dict[str, tuple[str, dict[str, dict[int, str]]]] = {
     "RXA": ("VXU^V04", {"ORC": {1: "RE"}, "RXA": {5: "08^HepB^CVX", 6: "1"}}),
     "RXR": ("VXU^V04", {"ORC": {1: "RE"}, "RXA": {5: "08^HepB^CVX"}, "RXR": {}}),

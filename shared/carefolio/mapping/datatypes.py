@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from carefolio.hl7 import Repetition, TimeFormatError, read_moment
 from carefolio.mapping import codes
+from carefolio.mapping.languages import bcp47
 from carefolio.mapping.model import Context, Converter
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d)?\Z", re.ASCII)
@@ -190,8 +191,15 @@ def absent() -> dict[str, Any]:
 
 
 def language(repetition: Repetition, context: Context) -> dict[str, Any] | None:
-    found = concept(repetition, context)
-    return {"language": found} if found else None
+    """PID-15 -> Patient.communication; FHIR requires BCP 47, and what is none stays in an extension."""
+    code, shown = value(repetition, 1), value(repetition, 2)
+    tag = bcp47(code or "") or bcp47(shown or "")
+    if tag is None:
+        return None
+    for at in (1, 3) if (code or "").casefold() != tag.casefold() else (3,):
+        repetition.forget(at)
+    coding = {"system": "urn:ietf:bcp:47", "code": tag}
+    return {"language": {"coding": [coding | ({"display": shown} if shown else {})]}}
 
 
 def identifier(repetition: Repetition, context: Context) -> dict[str, Any] | None:
@@ -205,8 +213,8 @@ def identifier(repetition: Repetition, context: Context) -> dict[str, Any] | Non
 
 
 def complete(made: dict[str, Any], repetition: Repetition, *, kind_at: int, authority_at: int) -> None:
-    """Type and assigner of an identifier (CX.4, CX.5; XCN.9, XCN.13; XON.6, XON.7)."""
-    if kind := value(repetition, kind_at):
+    """Type (where ``kind_at`` is not 0) and assigner of an identifier (CX.4, CX.5; XCN.9, XCN.13; XON.6, XON.7)."""
+    if kind_at and (kind := value(repetition, kind_at)):
         made.setdefault("type", {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": kind}]})
     name, universal = value(repetition, authority_at), value(repetition, authority_at, 2)
     if name or universal:

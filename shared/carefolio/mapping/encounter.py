@@ -41,19 +41,24 @@ _OTHER_PLACES = ((6, "completed"), (11, "reserved"), (42, "planned"), (43, "comp
 
 
 def map_encounter(message: Message, visit: Segment, patient: Entry, context: Context) -> Entry | None:
-    """The Encounter, keyed by PV1-19.1; None where the message names no visit."""
+    """The Encounter, keyed by PV1-19.1; None where the message says nothing of a visit.
+
+    A visit without a number is one by its class, place and admission: it gives a result its context, and nobody can
+    update it.
+    """
     number = next((r for r in visit.repetitions(19) if dt.value(r, 1)), None)
-    if number is None:
+    if number is None and not any(visit.field(field).strip('^&~" ') for field in (*range(2, 19), 36, 37, 44, 45)):
         return None
-    key = (number.get(1).strip(),)
     event = context.mapped.event
+    key = (number.get(1).strip(),) if number else ("", visit.get(2).strip(), visit.field(3), visit.get(44).strip())
     entry = context.own("Encounter", key, "PV1")
     own = context.of(entry)
     resource = entry.resource
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"
-    numbered: dict[str, Any] = {"system": f"{base}/visit", "value": key[0]}
-    dt.complete(numbered, number, kind_at=5, authority_at=4)
-    resource["identifier"] = [numbered]
+    if number is not None:
+        numbered: dict[str, Any] = {"system": f"{base}/visit", "value": key[0]}
+        dt.complete(numbered, number, kind_at=5, authority_at=4)
+        resource["identifier"] = [numbered]
     if status := codes.ENCOUNTER_STATUS.get(event):
         resource["status"] = status
     letter = visit.get(2).strip().upper()

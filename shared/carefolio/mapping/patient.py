@@ -127,7 +127,8 @@ def _identifier(
         digits = nhs_number(number)
         if digits is None:
             context.mapped.notes.append(f"{place}: no NHS number (ten digits, Modulus 11), kept as text only")
-            return {"type": {"text": "NHS number that fails its check"}, "value": number}
+            failed: dict[str, Any] = {"type": {"text": "NHS number that fails its check"}, "value": number}
+            return _as_named(failed, repetition, kind)
         code = status.group(1) if status else _reliability(segment)
         verified = None if code is None else code == "01"
         usable.append(PatientIdentifier(codes.NHS_NUMBER, digits, True, verified, place))
@@ -135,8 +136,7 @@ def _identifier(
         made: dict[str, Any] = {"type": {"text": "NHS number that is not verified"}, "value": digits, "use": "temp"}
         if verified is not False:
             made = {"system": codes.NHS_NUMBER, "value": digits, "use": "official"}
-        if not status:
-            dt.complete(made, repetition, kind_at=5, authority_at=4)
+        _as_named(made, repetition, kind)
         if code:
             coding = {"system": codes.VERIFICATION_CODES, "code": code}
             made["extension"] = [{"url": codes.VERIFICATION, "valueCodeableConcept": {"coding": [coding]}}]
@@ -153,6 +153,15 @@ def _identifier(
     if kind:
         made["type"] = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": kind}]}
     dt.complete(made, repetition, kind_at=5, authority_at=4)
+    return made
+
+
+def _as_named(made: dict[str, Any], repetition: Repetition, kind: str) -> dict[str, Any]:
+    """An NHS number with the type and the authority that the sender gave it; an agreed status is not its type."""
+    dt.complete(made, repetition, kind_at=0, authority_at=4)
+    if kind:
+        coding = {"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": kind}
+        made["type"] = {"coding": [coding], **made.get("type", {})}
     return made
 
 

@@ -47,7 +47,7 @@ def map_prior(message: Message, patient: Entry, encounter: Entry | None, context
 def _visits(message: Message, encounter: Entry | None, context: Context) -> None:
     """MRG-5 and MRG-6: the numbers that the visit had."""
     segment = message.first("MRG")
-    if encounter is None or segment is None:
+    if encounter is None or segment is None or not encounter.key[0]:
         return
     visit_system = encounter.resource["identifier"][0]["system"]
     for repetition in segment.repetitions(5):

@@ -173,7 +173,7 @@ def _results(
             if found := attachment(segment, context):
                 report.resource.setdefault("presentedForm", []).append(found)
             continue
-        coded = segment.get(3, 1).strip() or segment.get(3, 2).strip()
+        coded = next((part for at in (1, 2, 4, 5) if (part := segment.get(3, at).strip())), "")
         key = (*order, coded or order[-1], segment.get(3, 3).strip(), segment.get(4).strip())
         if report is None:
             # Not of an order: what was observed at another time is another observation.

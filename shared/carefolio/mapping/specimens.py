@@ -32,7 +32,7 @@ REQUEST_SPECIMEN = (
 
 def specimen_of_request(request: Segment, filler: str, patient: Entry | None, context: Context) -> Entry | None:
     """OBR-9, -10, -14, -15: what senders before 2.5 say of the specimen."""
-    if not any(request.field(field).strip("^&~ ") for field in (10, 15)):
+    if not any(request.field(field).strip("^&~ ") for field in range(9, 16)):
         return None
     entry = context.own("Specimen", (filler, "OBR"), str(request.place()))
     own, resource = context.of(entry), entry.resource

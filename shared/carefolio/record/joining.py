@@ -311,9 +311,9 @@ async def _one_visit(
 ) -> None:
     """A42 and A50: the visit MRG-5 is the visit PV1-19, or has its number from now on. Raises Held."""
     prior = (mapped.prior or NOBODY).visit
-    if mapped.encounter is None or not prior:
+    number = mapped.encounter.key[0] if mapped.encounter else ""
+    if not number or not prior:
         raise Held("no visit number, new (PV1-19) and prior (MRG-5)")
-    (number,) = mapped.encounter.key
     if number == prior:
         return
     await switched_on(connection, message, settings)
