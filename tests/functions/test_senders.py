@@ -191,3 +191,24 @@ async def test_a_scope_for_all_of_fhir_does_not_reach_the_settings(
     other = await new_hospital(scope="system/Sender.ru")
     stranger = {"Authorization": f"Bearer {await other.authorize()}"}
     assert (await other.request("GET", path, headers=stranger)).status == 404
+
+
+async def test_a_partner_is_told_what_the_organisation_that_it_asks_for_may_know(new_hospital: NewHospital) -> None:
+    """MSH-4 says for whom: its local numbers are told and found, the partner's own are not."""
+    hospital = await new_hospital()
+    partner = await new_hospital("--allow", "127.0.0.0/8", "--partner", "--permit", f"FOR={hospital.ods_code}")
+    person = Person(nhs(), unique("L"))
+    assert (await end(hospital, person.message("A28")))[0] == "applied"
+    head = header("QBP^Q23^QBP_Q21").replace("|PAS|T|", "|PAS|FOR|")
+    for asked in (f"{person.local}^^^T^MR", f"{person.number}^^^NHS^NH"):
+        answer = await ask(partner, f"{head}QPD|Q23^Question^HL7|TAG1|{asked}\nRCP|I|10^RD")
+        (pid,) = answer.all("PID")
+        assert [r.get(1) for r in pid.repetitions(3)] == [person.number, person.local]
+
+
+async def test_a_history_needs_the_right_date_of_birth(hospital: Hospital) -> None:
+    person = Person(nhs())
+    assert (await end(hospital, person.message("A28")))[0] == "applied"
+    asked = f"{person.number}^^^NHS^NH|||19991231"
+    query = f"{header('QBP^Q11^QBP_Q11')}QPD|Z34^Request Immunization History^CDCPHINVS|T1|{asked}\nRCP|I|5^RD"
+    assert (await ask(hospital, query)).header.get(21) == "Z33"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -350,3 +351,128 @@ async def test_a_person_gives_messages_to_the_record_that_they_belong_to(hospita
     assert (await values(hospital, first["id"]), await values(hospital, second["id"])) == (set(), {"66"})
     refused = hospital.installation.cli("message", "move", str(row["id"]), "--to", second["id"], check=False)
     assert "already" in refused.stderr
+
+
+async def test_a_move_that_is_held_has_moved_nothing(merging: Hospital) -> None:
+    right, wrong = Person("", unique("L")), Person("", unique("L"), family="Other")
+    visit = unique("V")
+    for person in (right, wrong):
+        assert (await end(merging, person.message("A28")))[0] == "applied"
+    assert (await end(merging, wrong.message("A01", rest=stay(visit))))[0] == "applied"
+    doubtful = Person("", right.local, right.family, born="19330303")
+    rest = f"MRG|{wrong.local}^^^T^MR||||{visit}\n{stay(visit)}"
+    row = await merging.accepted(f"{header('ADT^A45')}EVN|A45|20261101\n{doubtful.pid}\n{rest}")
+    assert (row["status"], row["reason"]) == ("held", "the date of birth differs from the record's (PID-7)")
+    assert visit in await visits(merging, (await patient(merging, wrong.local))["id"])
+    assert visit not in await visits(merging, (await patient(merging, right.local))["id"])
+
+
+async def test_yes_to_one_question_is_no_answer_to_another(hospital: Hospital) -> None:
+    """The switch is off, and the records have two NHS numbers: a person must say yes to both."""
+    one, other = Person(nhs(), unique("L")), Person(nhs(), unique("L"))
+    for person in (one, other):
+        assert (await end(hospital, person.message("A28")))[0] == "applied"
+    row = await hospital.accepted(merge("A40", one, other))
+    hospital.installation.cli("message", "approve", str(row["id"]))
+    for _ in range(100):
+        row = await hospital.database.fetchrow("SELECT * FROM message WHERE id = $1", row["id"])
+        if row["status"] == "held":
+            break
+    assert row["reason"] == "the records to be joined have different national numbers"
+
+
+async def test_a_join_mixes_no_allergies_and_its_end_leaves_both_lists_whole(merging: Hospital) -> None:
+    one, other = Person(nhs(), unique("L")), Person("", unique("L"))
+    for person, allergies in ((one, ""), (other, "AL1|1|DA|PEN^Penicillin||rash\nAL1|2|DA|ASP^Aspirin")):
+        assert (await end(merging, person.message("A28", rest=allergies)))[0] == "applied"
+    assert (await end(merging, merge("A40", one, other)))[0] == "applied"
+    severe = one.message("A31", "20261105090000", rest="AL1|1|DA|PEN^Penicillin||anaphylaxis")
+    assert (await end(merging, severe))[0] == "applied"
+    (join,) = json.loads(
+        merging.installation.cli("record", "joins", (await patient(merging, one.local))["id"], "--json").stdout
+    )
+    merging.installation.cli("record", "undo", join["id"])
+    for person, wanted in ((one, {"anaphylaxis"}), (other, {"rash", ""})):
+        found = await merging.search(f"AllergyIntolerance?patient={(await patient(merging, person.local))['id']}")
+        assert {
+            a.get("reaction", [{"manifestation": [{"text": ""}]}])[0]["manifestation"][0]["text"] for a in found
+        } == wanted
+
+
+async def test_what_a_person_has_parted_is_not_joined_again_unasked(merging: Hospital) -> None:
+    one, other = await two_records(merging)
+    assert (await end(merging, merge("A40", one, other)))[0] == "applied"
+    number = (await patient(merging, one.local))["id"]
+    (join,) = json.loads(merging.installation.cli("record", "joins", number, "--json").stdout)
+    merging.installation.cli("record", "undo", join["id"])
+    assert await end(merging, merge("A40", one, other)) == ("held", "a person has parted these records before")
+
+
+async def test_a_join_after_a_link_is_not_parted_by_the_links_end(merging: Hospital) -> None:
+    one, other = await two_records(merging)
+    pair = f"EVN||20261101\n{one.pid}\n{other.pid}"
+    assert (await end(merging, header("ADT^A24") + pair))[0] == "applied"
+    assert (await end(merging, merge("A40", one, other)))[0] == "applied"
+    assert (await end(merging, header("ADT^A37") + pair))[0] == "held"
+    assert (await patient(merging, other.local))["active"] is False
+
+
+async def test_visits_of_two_joined_records_do_not_become_one(merging: Hospital) -> None:
+    one, other = await two_records(merging)
+    first, second = unique("V"), unique("V")
+    for person, visit in ((one, first), (other, second)):
+        assert (await end(merging, person.message("A01", rest=stay(visit))))[0] == "applied"
+    assert (await end(merging, merge("A40", one, other)))[0] == "applied"
+    joined = f"{header('ADT^A42')}EVN|A42|20261101\n{one.pid}\nMRG|{other.local}^^^T^MR||||{second}\n{stay(first)}"
+    assert (await end(merging, joined))[0] == "held"
+
+
+@pytest.mark.parametrize("event", ["A35", "A42", "A50"])
+async def test_another_patients_number_is_not_shown_for_an_account_or_a_visit(merging: Hospital, event: str) -> None:
+    one, other = await two_records(merging)
+    rest = f"||A1||V1\n{stay(unique('V'))}"
+    assert await end(merging, merge(event, one, other, rest)) == (
+        "held",
+        "the prior patient identifier is another patient's (MRG-1)",
+    )
+
+
+async def test_a_moved_registration_takes_no_allergies_along(merging: Hospital) -> None:
+    right, wrong = Person(nhs()), Person(nhs(), unique("L"), family="Other")
+    assert (await end(merging, right.message("A28")))[0] == "applied"
+    assert (await end(merging, wrong.message("A28", rest="AL1|1|DA|P^Penicillin\nAL1|2|DA|N^Nuts")))[0] == "applied"
+    row = await merging.accepted(wrong.message("A31", "20261105090000", rest="AL1|1|DA|P^Penicillin\nAL1|2|DA|E^Egg"))
+    merging.installation.cli("message", "move", str(row["id"]), "--to", (await merging.patient(right.number))["id"])
+    names = {}
+    for person in (right, wrong):
+        found = await merging.search(f"AllergyIntolerance?patient={(await merging.patient(person.number))['id']}")
+        names[person.family] = {allergy["code"]["text"] for allergy in found}
+    assert names == {"Fictional": {"Penicillin", "Egg"}, "Other": {"Penicillin", "Nuts"}}
+
+
+async def test_a_join_cannot_be_moved(merging: Hospital) -> None:
+    one, other = await two_records(merging)
+    row = await merging.accepted(merge("A40", one, other))
+    third = await merging.patient(await merging.registered())
+    refused = merging.installation.cli("message", "move", str(row["id"]), "--to", third["id"], check=False)
+    assert "cannot be moved" in refused.stderr
+
+
+async def test_two_joined_numbers_at_once_make_one_result(merging: Hospital) -> None:
+    one, other = await two_records(merging)
+    assert (await end(merging, merge("A40", one, other)))[0] == "applied"
+    number = (await patient(merging, one.local))["id"]
+    for _ in range(4):
+        filler = unique("F")
+        messages = [person.result(filler, str(70 + at)) for at, person in enumerate((one, other, one, other))]
+        await asyncio.gather(*(end(merging, message) for message in messages))
+        found = await merging.search(f"DiagnosticReport?patient={number}&identifier={filler}")
+        assert len(found) == 1
+
+
+async def test_what_named_both_records_is_released_by_their_join(merging: Hospital) -> None:
+    one, other = await two_records(merging)
+    row = await merging.accepted(Person(one.number, other.local).result(unique("F"), "150"))
+    assert (row["status"], row["reason"]) == ("held", "the identifiers point at two records")
+    assert (await end(merging, merge("A40", one, other)))[0] == "applied"
+    await becomes(merging, row["id"], "applied")

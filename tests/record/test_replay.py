@@ -137,3 +137,24 @@ async def test_the_life_of_a_message(hospital: Hospital, database: asyncpg.Pool)
     assert shown["life"][0]["acknowledged"] == "AA"
     assert all(event["at"] for event in shown["life"])
     assert {resource["type"] for resource in shown["resources"]} >= {"Observation", "DiagnosticReport"}
+
+
+async def test_a_rebuild_does_not_ask_again_what_was_answered_then(new_hospital: NewHospital) -> None:
+    """An e-mail address that is another's by now, an authority that has another name by now: nothing is lost."""
+    hospital = await new_hospital()
+    address = f"{unique('p')}@example.org"
+    one, other = Person(nhs(), unique("L")), Person(nhs(), family="Other")
+
+    def with_mail(person: Person, mail: str, time: str, rest: str = "") -> str:
+        return person.message("A31", time, rest).replace(person.pid, f"{person.pid}||^NET^^{mail}")
+
+    assert (await end(hospital, with_mail(one, address, "20261101", "AL1|1|DA|P^Penicillin")))[0] == "applied"
+    assert (await end(hospital, with_mail(one, f"x{address}", "20261102")))[0] == "applied"
+    assert (await end(hospital, with_mail(other, address, "20261101")))[0] == "applied"
+    hospital.installation.cli("sender", "set", f"feed {hospital.ods_code}", "authorities.T=https://example.nhs.uk/Id/t")
+    number = (await hospital.patient(one.number))["id"]
+    (record,) = preview(hospital, "--patient", number)["records"]
+    assert record["refused"] == {}
+    assert {change["resource"] for change in record["changed"]} <= {f"Patient/{number}"}
+    # The number finds its record as before.
+    assert (await end(hospital, Person("", one.local).result(unique("F"), "120")))[0] == "applied"

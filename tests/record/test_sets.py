@@ -214,6 +214,9 @@ async def test_what_was_agreed_with_a_sender_shapes_its_messages(new_hospital: N
         ("authorities.T=hospital", "must be an absolute URI"),
         ("z_fields.PID-2=x", "an entry that cannot be"),
         ("character_set=EBCDIC", "character_set"),
+        ("authorities.T=https://fhir.nhs.uk/Id/nhs-number", "a national system"),
+        ("authorities.T=https://fhir.carefolio.uk/Id/RX2/authority/T", "a national system"),
+        ("zone=localtime", "not a time zone"),
         ("authorities=x", "give authorities.KEY=VALUE"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from carefolio.cloud import outbox
 from carefolio.cloud.database import Pool
 from carefolio.commands.terminal import Json, Organisation, UsageError, actor, read_uuid, run, show
 
@@ -40,9 +41,12 @@ def record_join(survivor: str, other: str, as_json: Json = False) -> None:
     async def work(pool: Pool) -> uuid.UUID:
         numbers = read_uuid(survivor, "a patient"), read_uuid(other, "a patient")
         try:
-            return await decisions.join(pool, *numbers, actor())
+            made = await decisions.join(pool, *numbers, actor())
         except decisions.DecisionError as error:
             raise UsageError(str(error)) from None
+        while await outbox.sweep():
+            pass
+        return made
 
     show({"join": run(work)}, as_json)
 

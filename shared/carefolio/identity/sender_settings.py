@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import available_timezones
 
 import orjson
 
 from carefolio.cloud.database import Pool
 
-_URI = re.compile(r"(https?://[^\s\"<>]{3,200}|urn:(oid:[0-2](\.\d+)+|uuid:[0-9a-f-]{36}))\Z")
+_URI = re.compile(r"(https?://[A-Za-z0-9][!#-;=?-~]{2,199}|urn:(oid:[0-2](\.\d+)+|uuid:[0-9a-f-]{36}))\Z", re.ASCII)
+# National numbers are recognised by their own rules, and what is ours is nobody's to name.
+_NOT_AGREED = (
+    "https://fhir.nhs.uk/", "https://fhir.hscni.net/", "urn:oid:2.16.840.1.113883.2.1.3.2.4.16.53",
+    "urn:oid:2.16.840.1.113883.2.1.4.1", "https://fhir.carefolio.uk",
+)  # fmt: skip
 _Z_FIELD = re.compile(r"Z[A-Z0-9]{2}-[1-9][0-9]{0,2}\Z")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9.-]{0,63}\Z")
 # MSH-18 of HL7 table 0211, as far as the reader knows it.
@@ -59,15 +64,23 @@ def read_settings(document: dict[str, Any]) -> SenderSettings:
         if type(value) is not type(default):
             raise SettingsError(f"{name}: must be a {_KINDS[type(default)]}")
     made = SenderSettings(**document)
-    try:
-        ZoneInfo(made.zone)
-    except (ValueError, OSError, KeyError):
-        raise SettingsError("zone: not a time zone such as Europe/London") from None
+    if made.zone not in _zones():
+        raise SettingsError("zone: not a time zone such as Europe/London")
     if made.character_set and made.character_set not in _CHARACTER_SETS:
         raise SettingsError(f"character_set: one of {', '.join(_CHARACTER_SETS)}")
-    _check_entries("authorities", made.authorities, lambda key: 0 < len(key) <= 199, _URI, "an absolute URI")
+    _check_entries(
+        "authorities", made.authorities, lambda key: 0 < len(key) <= 199 and key.isprintable(), _URI, "an absolute URI"
+    )
     _check_entries("z_fields", made.z_fields, lambda key: bool(_Z_FIELD.match(key)), _NAME, "a name such as ward-code")
+    for name, system in made.authorities.items():
+        if system.startswith(_NOT_AGREED):
+            raise SettingsError(f"authorities.{name}: a national system, or one of ours, is not agreed upon")
     return made
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(zone for zone in available_timezones() if "/" in zone or zone == "UTC")
 
 
 _KINDS = {bool: "boolean", str: "string", dict: "object"}

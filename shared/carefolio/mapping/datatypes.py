@@ -134,11 +134,15 @@ def table_concept(table: str) -> Converter:
 
 
 def authority(repetition: Repetition, component: int, context: Context) -> str:
-    """An assigning authority (HD) as a system: an OID as it is, else a name within the sending organisation."""
+    """An assigning authority (HD) as a system: what was agreed with the sender, else its own."""
+    name = value(repetition, component) or value(repetition, component, 2)
+    return context.source.authorities.get(name or "") or own_authority(repetition, component, context)
+
+
+def own_authority(repetition: Repetition, component: int, context: Context) -> str:
+    """An assigning authority whatever was agreed: an OID as it is, else a name within the sending organisation."""
     universal = value(repetition, component, 2)
     name = value(repetition, component) or universal
-    if name and (agreed := context.source.authorities.get(name)):
-        return agreed
     if universal and (known := codes.oid(universal)):
         return known
     base = f"{codes.BASE}/Id/{codes.slug(context.source.ods_code)}"

@@ -64,6 +64,7 @@ class PatientIdentifier:
     """An identifier that may find a record. ``national`` ones mean the same from every sender.
 
     ``verified`` is None where the sender states no status, else whether the NHS number was traced (code 01).
+    ``shown`` is its system in FHIR, where another one was agreed with the sender.
     """
 
     system: str
@@ -71,6 +72,7 @@ class PatientIdentifier:
     national: bool
     verified: bool | None
     place: str
+    shown: str = ""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from carefolio.mapping import codes
+from carefolio.mapping.model import Source
 from carefolio.mapping.patient import NATIONAL_SYSTEMS
 
 _SPECIAL = str.maketrans(
@@ -39,9 +40,10 @@ def stamp(text: str) -> str:
     return day.replace("-", "") + re.sub(r":", "", clock)
 
 
-def patient_identifiers(patient: dict[str, Any], ods_code: str) -> list[str]:
+def patient_identifiers(patient: dict[str, Any], source: Source) -> list[str]:
     """PID-3: the national numbers, and those of the asking organisation; nobody else's are passed on."""
-    own = f"{codes.BASE}/Id/{codes.slug(ods_code)}/authority/"
+    own = f"{codes.BASE}/Id/{codes.slug(source.ods_code)}/authority/"
+    agreed = {system: name for name, system in source.authorities.items()}
     made = []
     for number in patient.get("identifier", []):
         system, value = number.get("system", ""), number["value"]
@@ -52,14 +54,16 @@ def patient_identifiers(patient: dict[str, Any], ods_code: str) -> list[str]:
             made.append(components(value, "", "", "NHS", "NH"))
         elif system in NATIONAL_SYSTEMS:
             made.append(components(value, "", "", NATIONAL_SYSTEMS[system]))
+        elif system in agreed:
+            made.append(components(value, "", "", agreed[system], kind))
         elif system.startswith(own):
             made.append(components(value, "", "", unquote(system[len(own) :]), kind))
     return made
 
 
-def pid(patient: dict[str, Any], ods_code: str, *, identifiers_only: bool = False) -> str:
+def pid(patient: dict[str, Any], source: Source, *, identifiers_only: bool = False) -> str:
     """PID of a Patient; with ``identifiers_only`` its name is all else that it says (RSP^K23)."""
-    fields = {1: "1", 3: "~".join(patient_identifiers(patient, ods_code))}
+    fields = {1: "1", 3: "~".join(patient_identifiers(patient, source))}
     names = [
         components(name.get("family", ""), *_given(name), "", " ".join(name.get("prefix", [])))
         for name in patient.get("name", [])

@@ -147,7 +147,9 @@ def _identifier(
         return {"system": _NATIONAL[name], "value": digits}
     system = dt.authority(repetition, 4, context)
     if kind in _PERSON_NUMBERS and repetition.place.field in _PERSON_FIELDS[repetition.place.segment]:
-        usable.append(PatientIdentifier(system, number, False, None, place))
+        # Records are found by the sender's own name of the authority: what is agreed later changes nothing of that.
+        own = dt.own_authority(repetition, 4, context)
+        usable.append(PatientIdentifier(own, number, False, None, place, shown=system))
     kind = kind or {18: "AN", 19: "SS", 20: "DL"}.get(repetition.place.field, "")
     made = {"system": system, "value": number}
     if kind:

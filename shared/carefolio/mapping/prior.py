@@ -12,6 +12,8 @@ from carefolio.mapping.patient import identifiers_of
 JOINS = frozenset({"A18", "A30", "A34", "A36", "A39", "A40"})
 # Something goes from one patient to another, and both remain.
 MOVES = frozenset({"A43", "A44", "A45"})
+# A patient has another identifier.
+RENAMES = frozenset({"A46", "A47", "A48"})
 
 PRIOR = (Rule(7, "name[]", dt.human_name),)
 
@@ -33,10 +35,13 @@ def map_prior(message: Message, patient: Entry, encounter: Entry | None, context
         if event in JOINS:
             before.resource["link"] = [{"other": before.refer(patient), "type": "replaced-by"}]
             patient.resource["link"] = [{"other": patient.refer(before), "type": "replaces"}]
-    else:
+    elif event in RENAMES:
         context.claim(segment, patient)
         for number in prior.numbers:
             _add(patient, number)
+    else:
+        # Whose account or visit it is; his own numbers are in PID.
+        context.claim(segment, patient)
     if event not in MOVES:
         for repetition in segment.repetitions(3):
             if account := dt.identifier(repetition, own):

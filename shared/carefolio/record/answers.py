@@ -37,7 +37,7 @@ async def answer(
     reader = Reader(f"sender/{sender.id}", organisation)
     body: list[str] = []
     for number, patient in patients[: query.limit]:
-        body.append(out.pid(patient, sender.ods_code, identifiers_only=query.kind == "identifiers"))
+        body.append(out.pid(patient, source, identifiers_only=query.kind == "identifiers"))
         if query.kind == "candidates":
             body.append(out.segment("QRI", {1: "100" if query.identifiers else "80"}))
         elif query.kind == "appointments":
@@ -112,8 +112,17 @@ def _fits(patient: dict[str, Any], demographics: dict[str, str]) -> bool:
         return False
     if "PID.5.2" in demographics and not like(demographics["PID.5.2"], [g for n in names for g in n.get("given", [])]):
         return False
+    if (born := demographics.get("PID.7")) and not _born(born, patient):
+        return False
     gender = {"M": "male", "F": "female"}.get(demographics.get("PID.8", "").upper())
     return gender is None or patient.get("gender", gender) == gender
+
+
+def _born(asked: str, patient: dict[str, Any]) -> bool:
+    try:
+        return matching.same_date(read_moment(asked).day, patient.get("birthDate", ""))
+    except TimeFormatError:
+        return False
 
 
 async def _of_person(pool: Pool, reader: Reader, patient: uuid.UUID, kind: str) -> list[dict[str, Any]]:
@@ -137,13 +146,15 @@ async def _appointments(
     bounds: list[datetime] = []
     for text, otherwise in ((query.start, 1), (query.end, 9999)):
         try:
-            bounds.append(read_moment(text, source.zone).instant if text else datetime(otherwise, 1, 1, tzinfo=UTC))
+            # A day that is named as the end belongs to the window, whole.
+            span = date_range(read_moment(text, source.zone).fhir) if text else None
+            bounds.append((span[len(bounds)] if span else None) or datetime(otherwise, 1, 1, tzinfo=UTC))
         except TimeFormatError as error:
             raise HL7Error(REQUIRED_FIELD_MISSING, Place("QRF", 1, 2 if not bounds else 3), str(error)) from None
     return [
         found
         for found in await _of_person(pool, reader, patient, "Appointment")
-        if bounds[0] <= datetime.fromisoformat(found.get("start", "9999-01-01T00:00:00+00:00")) <= bounds[1]
+        if bounds[0] <= datetime.fromisoformat(found.get("start", "9999-01-01T00:00:00+00:00")) < bounds[1]
     ]
 
 

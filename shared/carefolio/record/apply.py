@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-
-import asyncpg
 
 from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection, Pool
@@ -19,15 +18,8 @@ from carefolio.record import joining, local_codes, matching, moves
 from carefolio.record.change import apply_parts
 from carefolio.record.matching import Held, Rejected
 from carefolio.record.sources import StoredMessage, map_stored, source_of
-from carefolio.record.write import ChangedMeanwhileError, EndedMeanwhileError
+from carefolio.record.write import RETRIED, EndedMeanwhileError
 
-# What two messages at the same moment can do to each other; each is whole the second time.
-RETRIED = (
-    ChangedMeanwhileError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.UniqueViolationError,
-)
 _TRIES = 4
 _FAILURES = 6
 # Bytes from which a message is mapped beside the loop, so that the others need not wait for it.
@@ -166,9 +158,11 @@ async def _apply(
 ) -> Outcome:
     async with pool.acquire() as connection, connection.transaction():
         try:
-            if joining.moves(parsed):
-                await moves.move(connection, message, parts[0], settings)
-            change = await apply_parts(connection, message, parts, settings)
+            # A move that is then held must be undone with the rest.
+            async with connection.transaction() if joining.moves(parsed) else nullcontext():
+                if joining.moves(parsed):
+                    await moves.move(connection, message, parts[0], settings)
+                change = await apply_parts(connection, message, parts, settings)
         except Held as held:
             return await _hold(connection, message, parts, held)
         except Rejected as rejected:

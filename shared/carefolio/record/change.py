@@ -18,7 +18,7 @@ from carefolio.mapping.merge import MERGED
 from carefolio.record import joining, matching, sets
 from carefolio.record.ids import derived
 from carefolio.record.joining import Target
-from carefolio.record.labels import label_of
+from carefolio.record.labels import GENERAL, label_of
 from carefolio.record.matching import Held
 from carefolio.record.sources import StoredMessage
 from carefolio.record.write import ChangedMeanwhileError, Known, Origin, Row, known, make_row, without_head, write
@@ -47,20 +47,7 @@ async def apply_parts(
     origin = Origin.of(message, parts[0].time.instant)
     now = datetime.now(UTC)
     change = Change()
-    if message["moved_to"]:
-        # Who it was sent for keeps what it says of the person; all else belongs to whom it was given to.
-        mapped = parts[0]
-        person = [entry for entry in mapped.entries if entry is mapped.patient or entry.scope != "patient"]
-        rest = [entry for entry in mapped.entries if entry is not mapped.patient]
-        try:
-            doubtful = dict(message) | {"approved": False}
-            await _part(connection, doubtful, replace(mapped, entries=person), settings, origin, now, change)
-        except Held:
-            change = Change()
-        given = await joining.moved(connection, message["moved_to"])
-        await _part(connection, message, replace(mapped, entries=rest), settings, origin, now, change, given)
-        change.patients.reverse()
-    elif len(parts) == 1 and not joining.concerns(parts[0]):
+    if len(parts) == 1 and not joining.concerns(parts[0]):
         await _part(connection, message, parts[0], settings, origin, now, change)
     else:
         everybody = [i for mapped in parts for i in (*mapped.identifiers, *(mapped.prior or _NOBODY).identifiers)]
@@ -71,12 +58,75 @@ async def apply_parts(
                 await _part(connection, message, mapped, settings, origin, now, change)
             await joining.link_parts(connection, message, parts, settings, change.patients)
             await relink(connection, origin, change.patients, now, change)
+        # A join releases what named both of its records.
+        change.released = True
     rows = sorted(change.rows.values(), key=lambda row: row.id)
     await write(connection, origin, rows, now, patients=change.patients, seen=change.seen, notes=change.notes)
     return change
 
 
 _NOBODY = joining.NOBODY
+
+
+async def repeat_parts(
+    connection: Connection, message: StoredMessage, parts: Sequence[Mapped], settings: SenderSettings
+) -> None:
+    """Write what a message says as it was applied before: to the records that it was given to then, without doubts."""
+    origin = Origin.of(message, parts[0].time.instant)
+    now = datetime.now(UTC)
+    change = Change()
+    numbers = [message["patient_id"], *message["other_patients"]]
+    await joining.repeat(connection, message, numbers)
+    for mapped, number in zip(parts, numbers, strict=True):
+        target = await joining.target_of(connection, number)
+        if message["moved_to"] is None:
+            await joining.repeat_numbers(connection, message, mapped, target)
+            await _part(connection, message, mapped, settings, origin, now, change, target)
+        else:
+            await _moved(connection, message, mapped, settings, origin, now, change, target)
+    await relink(connection, origin, change.patients, now, change)
+    rows = sorted(change.rows.values(), key=lambda row: row.id)
+    await write(connection, origin, rows, now, patients=change.patients, seen=change.seen)
+
+
+async def _moved(
+    connection: Connection,
+    message: StoredMessage,
+    mapped: Mapped,
+    settings: SenderSettings,
+    origin: Origin,
+    now: datetime,
+    change: Change,
+    target: Target,
+) -> None:
+    """A message that belongs to another record than it was sent for.
+
+    Who it was sent for keeps what it says of the person, unless he is of other organisations alone; all else is of
+    whom it was given to, whom the organisation reads from now on.
+    """
+    organisation = message["organisation_id"]
+    people = await known(connection, [target.patient, message["moved_to"]], ["Patient"])
+    first, second = people.get(target.patient), people.get(message["moved_to"])
+    if first is None or not first.live or organisation in first.organisations:
+        person = [entry for entry in mapped.entries if entry is mapped.patient or entry.scope != "patient"]
+        own = replace(mapped, entries=person, sets=set())
+        await _part(connection, message, own, settings, origin, now, change, target)
+    rest = [entry for entry in mapped.entries if entry is not mapped.patient]
+    given = await joining.target_of(connection, message["moved_to"])
+    await _part(connection, message, replace(mapped, entries=rest), settings, origin, now, change, given)
+    change.patients = [number for number in change.patients if number != given.patient]
+    if second is not None and second.content is not None and organisation not in second.organisations:
+        row = make_row(
+            second.id,
+            without_head(second.content),
+            second,
+            patient_id=second.id,
+            organisations=[*second.organisations, organisation],
+            source=origin.id,
+            now=now,
+        )
+        if row is not None:
+            change.rows[row.id] = row
 
 
 async def _part(
@@ -89,7 +139,10 @@ async def _part(
     change: Change,
     given: Target | None = None,
 ) -> None:
-    """Add to ``change`` what one patient's part says; to the record that it was ``given`` to, where it was."""
+    """Add to ``change`` what one patient's part says.
+
+    ``given`` where the record is known already, from when the message was applied before; nothing is asked then.
+    """
     organisation: uuid.UUID = message["organisation_id"]
     if given is not None:
         target = given
@@ -101,14 +154,14 @@ async def _part(
     candidates = {id(entry): _ids(entry, organisation, records) for entry in mapped.entries}
     wanted = [number for numbers in candidates.values() for number in numbers]
     more = ["DiagnosticReport"] if sets.deletes_reports(mapped) else []
-    there = await known(connection, wanted, [*MERGED, *more])
+    there = await known(connection, wanted, [*MERGED, *more], together=records)
     current = there.get(target.patient)
     assert mapped.patient is not None
     if given is None and current is not None and current.content is not None:
         first_contact = organisation not in current.organisations
         content = orjson.loads(current.content)
         if held := matching.difference(mapped, content, organisation, target.patient, first_contact=first_contact):
-            await matching.decided(connection, message["approved"], held)
+            await matching.decided(connection, held)
     if given is None:
         await matching.check_emails(connection, mapped, records)
     if target.new:
@@ -121,13 +174,13 @@ async def _part(
     if target.retired:
         for row in await _retire(connection, target.retired, origin, now):
             change.rows[row.id] = row
-    if given is None and mapped.event in _REGISTRATIONS and settings.replace_sets and mapped.sets:
-        for row in await sets.left_out(connection, mapped, organisation, records, message["seq"], set(wanted)):
+    if mapped.event in _REGISTRATIONS and settings.replace_sets and mapped.sets:
+        for row in await sets.left_out(connection, mapped, organisation, target.patient, message["seq"], set(wanted)):
             change.rows.setdefault(row.id, row)
     if more:
         for row in await sets.results_of_deleted(connection, mapped, there, candidates, origin, now):
             change.rows.setdefault(row.id, row)
-    if (person := change.rows.get(target.patient)) and person.content:
+    if given is None and (person := change.rows.get(target.patient)) and person.content:
         addresses = matching.emails(orjson.loads(person.content))
         had = matching.emails(orjson.loads(current.content)) if current and current.content else []
         if addresses != had and not await matching.register_emails(connection, target.patient, addresses):
@@ -161,10 +214,21 @@ async def _target(connection: Connection, message: StoredMessage, mapped: Mapped
     return Target(number, [], found.new)
 
 
+# What has a key of the sender's own goes on wherever in the person's records it began. Allergies, diagnoses, relatives
+# are each record's: two records say the same twice, so that parting them leaves both whole.
+_CONTINUED = frozenset({
+    "Appointment", "DiagnosticReport", "DocumentReference", "Encounter", "Immunization", "MedicationAdministration",
+    "MedicationDispense", "MedicationRequest", "NutritionOrder", "Observation", "Procedure", "ServiceRequest",
+    "Specimen", "SupplyRequest",
+})  # fmt: skip
+
+
 def _ids(entry: Entry, organisation: uuid.UUID, records: Sequence[uuid.UUID]) -> list[uuid.UUID]:
     """The ids that a resource may have: the record's own first, then those in the person's other records."""
     if entry.type == "Patient":
         return [records[0]]
+    if entry.scope == "patient" and entry.type not in _CONTINUED:
+        return [derived(entry.type, str(records[0]), str(organisation), *entry.key)]
     if entry.scope == "patient":
         return [derived(entry.type, str(record), str(organisation), *entry.key) for record in records]
     owner = str(organisation) if entry.scope == "organisation" else ""
@@ -212,13 +276,19 @@ def _rows(
             organisations=organisations,
             source=origin.id,
             now=now,
-            label=label_of(entry.type, mapped.specialty) if entry.scope == "patient" else "general",
+            label=_label(entry, mapped, before),
             place=entry.place,
             available_from=entry.available_from,
         )
         if row is not None:
             made.append(row)
     return made
+
+
+def _label(entry: Entry, mapped: Mapped, before: Known | None) -> str:
+    """The privacy label; a message that names no specialty takes no protection away."""
+    found = label_of(entry.type, mapped.specialty) if entry.scope == "patient" else GENERAL
+    return before.label if before is not None and found == GENERAL else found
 
 
 def _merged(entry: Entry, before: Known, message: StoredMessage, mapped: Mapped) -> dict[str, Any] | None:
@@ -251,6 +321,7 @@ async def _retire(
             organisations=before.organisations,
             source=origin.id,
             now=now,
+            label=before.label,
             place="MRG",
         )
         if row is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -14,7 +15,10 @@ from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.record import joining
 from carefolio.record.change import Change, relink
 from carefolio.record.ids import uuid7
-from carefolio.record.write import Origin, write
+from carefolio.record.write import RETRIED, Origin, write
+
+T = TypeVar("T")
+_TRIES = 4
 
 
 class DecisionError(Exception):
@@ -70,7 +74,7 @@ async def review(pool: Pool, message_id: uuid.UUID, actor: str, *, approve: bool
         await keep(connection, actor, kind, message_id=message_id, doubt=row["doubt"])
         await connection.execute(
             """
-            UPDATE message SET status = $2, approved = $3, settled_at = CASE WHEN $3 THEN NULL ELSE now() END,
+            UPDATE message SET status = $2, settled_at = CASE WHEN $3 THEN NULL ELSE now() END,
                 life = life || jsonb_build_object('at', now(), 'status', $4::text, 'by', $5::text)
             WHERE id = $1
             """,
@@ -91,46 +95,55 @@ async def review(pool: Pool, message_id: uuid.UUID, actor: str, *, approve: bool
 
 async def join(pool: Pool, survivor: uuid.UUID, other: uuid.UUID, actor: str) -> uuid.UUID:
     """Join two records of one person by hand; returns the link's id. Raises DecisionError."""
-    async with pool.acquire() as connection, connection.transaction():
-        there = await connection.fetch("SELECT id, person_id FROM record WHERE id = ANY($1)", [survivor, other])
+
+    async def work(connection: Connection) -> uuid.UUID:
+        there = await connection.fetch(
+            "SELECT id, person_id FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", [survivor, other]
+        )
         if len(there) != 2:
             raise DecisionError("there are no two such records")
         if len({row["person_id"] for row in there}) == 1:
             raise DecisionError("the records are joined already")
-        decision = await keep(
-            connection, actor, "join", patients=[survivor, other], survivor=str(survivor), other=str(other)
-        )
         link = await joining.join(connection, survivor, other, "merge", actor, None)
+        decision = await keep(connection, actor, "join", patients=[survivor, other], link=str(link))
         await _written(connection, decision, actor, [survivor, other])
         return link
+
+    return await retried(pool, work)
 
 
 async def undo(pool: Pool, link: uuid.UUID, actor: str) -> list[uuid.UUID]:
     """Take a join back, whoever made it; returns the two records. Raises DecisionError."""
-    async with pool.acquire() as connection, connection.transaction():
+
+    async def work(connection: Connection) -> list[uuid.UUID]:
         records = await joining.undo(connection, link, actor)
         if not records:
             raise DecisionError("there is no such join, or it is undone already")
-        decision = await keep(
-            connection, actor, "undo", patients=records, survivor=str(records[0]), other=str(records[1])
-        )
+        decision = await keep(connection, actor, "undo", patients=records, link=str(link))
         await _written(connection, decision, actor, records)
         return records
+
+    return await retried(pool, work)
+
+
+async def retried(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
+    """Do a piece of work in a transaction, again where another one came between."""
+    for attempt in range(_TRIES):
+        try:
+            async with pool.acquire() as connection, connection.transaction():
+                return await work(connection)
+        except RETRIED:
+            if attempt == _TRIES - 1:
+                raise
+            await asyncio.sleep(0.02 * 2**attempt)
+    raise AssertionError("the loop returns or raises")
 
 
 async def repeat(connection: Connection, decision: dict[str, Any]) -> None:
     """Do again what was decided, while a record is rebuilt."""
-    details = orjson.loads(decision["details"])
-    survivor, other = uuid.UUID(details["survivor"]), uuid.UUID(details["other"])
-    if decision["kind"] == "join":
-        await joining.join(connection, survivor, other, "merge", decision["actor"], None)
-    else:
-        link = await connection.fetchval(
-            "SELECT id FROM record_link WHERE survivor = $1 AND other = $2 AND undone_at IS NULL", survivor, other
-        )
-        if link is not None:
-            await joining.undo(connection, link, decision["actor"])
-    await _written(connection, decision["id"], decision["actor"], [survivor, other])
+    link = uuid.UUID(orjson.loads(decision["details"])["link"])
+    records = await joining.set_link(connection, link, holds=decision["kind"] == "join")
+    await _written(connection, decision["id"], decision["actor"], records)
 
 
 async def joins(pool: Pool, patient: uuid.UUID | None = None) -> list[dict[str, Any]]:

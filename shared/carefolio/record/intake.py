@@ -47,7 +47,9 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         check(message, now, production=production)
         organisation = _organisation(sender, message)
         if is_query(message):
-            source = await source_of(pool, organisation, sender.ods_code, sender.codes_version, sender.settings)
+            # A partner asks for the organisation that MSH-4 names.
+            row = await pool.fetchrow("SELECT ods_code, codes_version FROM organisation WHERE id = $1", organisation)
+            source = await source_of(pool, organisation, row["ods_code"], row["codes_version"], sender.settings)
             told = await answers.answer(pool, sender, organisation, source, message, now, message_id.hex[:20])
             return Answer(told, "AA", message_id, message.type)
     except HL7Error as error:

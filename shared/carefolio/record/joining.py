@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 
 from carefolio.cloud.database import Connection
+from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.hl7 import Message
 from carefolio.identity.sender_settings import SenderSettings
 from carefolio.mapping import Mapped, Prior
-from carefolio.mapping.prior import JOINS, MOVES
+from carefolio.mapping.prior import JOINS, MOVES, RENAMES
 from carefolio.record import matching
 from carefolio.record.ids import derived, uuid7
 from carefolio.record.matching import Held
@@ -25,11 +26,10 @@ from carefolio.record.sources import StoredMessage
 
 NOBODY = Prior()
 _LINKS = frozenset({"A24", "A37"})
-_RENAMES = frozenset({"A46", "A47", "A48"})
 _VISITS = frozenset({"A42", "A50"})
 # Accounts and alternate numbers are identifiers of a patient or a visit: the map says all there is to say.
 _NUMBERS = frozenset({"A35", "A41", "A49", "A51"})
-_SPECIAL = JOINS | MOVES | _LINKS | _RENAMES | _VISITS | _NUMBERS
+_SPECIAL = JOINS | MOVES | _LINKS | RENAMES | _VISITS | _NUMBERS
 
 
 @dataclass(slots=True)
@@ -50,14 +50,45 @@ def concerns(mapped: Mapped) -> bool:
     return mapped.event in _SPECIAL
 
 
+def decides(message: Message) -> bool:
+    """Whether a message is of an event that this module decides."""
+    return message.code == "ADT" and message.event in _SPECIAL
+
+
 def moves(message: Message) -> bool:
     """Whether the message moves something from one patient to another (A43, A44, A45)."""
     return message.code == "ADT" and message.event in MOVES
 
 
-async def moved(connection: Connection, patient: uuid.UUID) -> Target:
-    """The record that a person, or a message, has given a message to."""
+async def target_of(connection: Connection, patient: uuid.UUID) -> Target:
+    """A record that is known, with those that are joined to it now."""
     return Target(patient, await person_records(connection, patient), [])
+
+
+async def repeat(connection: Connection, message: StoredMessage, patients: Sequence[uuid.UUID]) -> None:
+    """Make the links that a message made then, and undo those that it undid."""
+    rows = await connection.fetch(
+        """
+        UPDATE record_link SET undone_at = CASE WHEN message_id = $1 THEN NULL ELSE now() END
+        WHERE message_id = $1 OR undone_message_id = $1 RETURNING survivor, other
+        """,
+        message["id"],
+    )
+    if rows:
+        await _regroup(connection, [*patients, *(number for row in rows for number in (row["survivor"], row["other"]))])
+
+
+async def repeat_numbers(connection: Connection, message: StoredMessage, mapped: Mapped, known: Target) -> None:
+    """What joins, renames, A42 and A50 say of numbers once more, as they were applied before."""
+    if mapped.event in JOINS | RENAMES:
+        before = matching.usable((mapped.prior or NOBODY).identifiers, message["organisation_id"])
+        rows = await connection.fetch(
+            "SELECT owner, system, value FROM patient_identifier WHERE patient_id = $1", known.patient
+        )
+        own = {matching.Owned(row["owner"], row["system"], row["value"]) for row in rows}
+        _name_old(mapped, [number for number in before if number in own])
+    if mapped.event in _VISITS:
+        await _one_visit(connection, message, mapped, known)
 
 
 async def person_records(connection: Connection, patient: uuid.UUID) -> list[uuid.UUID]:
@@ -87,8 +118,13 @@ async def target(connection: Connection, message: StoredMessage, mapped: Mapped,
         if found.patient is None:
             raise Held("the patient is not known here", unknown=True)
         known = Target(found.patient, found.others, found.new)
+        named = matching.usable(prior.identifiers, organisation) if mapped.event not in MOVES else []
+        meant = (await matching.find(connection, named)).patient if named else None
+        if meant is not None and meant not in (found.patient, *found.others):
+            raise Held("the prior patient identifier is another patient's (MRG-1)")
         if mapped.event in _VISITS:
-            await _one_visit(connection, message, mapped, settings, known)
+            await switched_on(connection, message, settings)
+            await _one_visit(connection, message, mapped, known)
         return known
     before = matching.usable(prior.identifiers, organisation)
     if not before:
@@ -102,18 +138,30 @@ async def target(connection: Connection, message: StoredMessage, mapped: Mapped,
     patient = found.patient or earlier.patient
     assert patient is not None
     others = found.others if found.patient else earlier.others
-    if found.patient and earlier.patient and earlier.patient not in (found.patient, *found.others):
-        if mapped.event in _RENAMES:
+    if found.patient and earlier.patient and earlier.patient != found.patient:
+        joined = earlier.patient in found.others
+        if mapped.event in RENAMES and not joined:
             raise Held("the new identifier is another record's already (PID-3)")
-        await _join(connection, message, found.patient, earlier.patient, "merge")
-        others = await person_records(connection, patient)
-    if mapped.patient is not None:
-        listed = mapped.patient.resource.setdefault("identifier", [])
-        sent = {(number.get("system"), number["value"]) for number in listed}
-        own = {(number.system, number.value) for number in before} if patient == earlier.patient else set()
-        own |= {(number.system, number.value) for number in passed_on}
-        listed += [n for n in prior.numbers if (n.get("system"), n["value"]) in own - sent]
+        if joined and mapped.event in JOINS:
+            # A link becomes a join, which its end does not part.
+            await _unlinked(connection, message, found.patient, earlier.patient)
+            joined = earlier.patient in await person_records(connection, found.patient)
+        if not joined:
+            await _join(connection, message, found.patient, earlier.patient, "merge")
+            others = await person_records(connection, patient)
+    _name_old(mapped, before if patient == earlier.patient else passed_on)
     return Target(patient, others, [*found.new, *passed_on])
+
+
+def _name_old(mapped: Mapped, owned: Sequence[matching.Owned]) -> None:
+    """Show the prior identifiers that find the record as its old ones."""
+    assert mapped.patient is not None
+    prior = mapped.prior or NOBODY
+    found = {(number.system, number.value) for number in owned}
+    shown = {(i.shown or i.system, i.value) for i in prior.identifiers if (i.system, i.value) in found}
+    listed = mapped.patient.resource.setdefault("identifier", [])
+    sent = {(number.get("system"), number["value"]) for number in listed}
+    listed += [n for n in prior.numbers if (n.get("system"), n["value"]) in shown - sent]
 
 
 async def link_parts(
@@ -137,7 +185,8 @@ async def link_parts(
             if other not in await person_records(connection, patients[0]):
                 await _join(connection, message, patients[0], other, "link")
         else:
-            await _unlink(connection, f"sender/{message['sender_id']}", patients[0], other)
+            if not await _unlinked(connection, message, patients[0], other):
+                raise Held("the records to be unlinked are not linked")
 
 
 async def switched_on(connection: Connection, message: StoredMessage, settings: SenderSettings) -> None:
@@ -145,17 +194,27 @@ async def switched_on(connection: Connection, message: StoredMessage, settings: 
     if not settings.accept_merges:
         doubt = matching.doubt_of("merge", message["id"])
         held = Held("joining records of this sender waits for a person (its setting accept_merges is off)", doubt=doubt)
-        await matching.decided(connection, message["approved"], held)
+        await matching.decided(connection, held)
 
 
 async def _join(
     connection: Connection, message: StoredMessage, survivor: uuid.UUID, other: uuid.UUID, kind: str
 ) -> None:
     """Join two records of one person, where nothing speaks against it. Raises Held."""
+    parted = await connection.fetchval(
+        """
+        SELECT count(*) FROM record_link WHERE undone_at IS NOT NULL AND undone_message_id IS NULL
+        AND least(survivor, other) = least($1::uuid, $2) AND greatest(survivor, other) = greatest($1::uuid, $2)
+        """,
+        survivor,
+        other,
+    )
     reason = await _against(connection, message["organisation_id"], survivor, other)
+    if parted:
+        reason = "a person has parted these records before"
     if reason:
-        doubt = matching.doubt_of("join", survivor, other)
-        await matching.decided(connection, message["approved"], Held(reason, doubt=doubt))
+        # What was said before the records were parted is not an answer any more.
+        await matching.decided(connection, Held(reason, doubt=matching.doubt_of("join", survivor, other, parted)))
     await join(connection, survivor, other, kind, f"sender/{message['sender_id']}", message["id"])
 
 
@@ -210,18 +269,27 @@ async def join(
         actor,
     )
     await _regroup(connection, [survivor, other])
+    # What was held because its identifiers are of two records is of one person's now.
+    rows = await connection.fetch(
+        "SELECT owner, system, value FROM patient_identifier WHERE patient_id = ANY($1)", [survivor, other]
+    )
+    numbers = [matching.Owned(row["owner"], row["system"], row["value"]) for row in rows]
+    await matching.release(connection, numbers, MESSAGE_STORED)
     return number
 
 
-async def undo(connection: Connection, link: uuid.UUID, actor: str) -> list[uuid.UUID]:
+async def undo(
+    connection: Connection, link: uuid.UUID, actor: str, message_id: uuid.UUID | None = None
+) -> list[uuid.UUID]:
     """Take a link back; returns the two records. The records that it joined are grouped as without it."""
     row = await connection.fetchrow(
         """
-        UPDATE record_link SET undone_at = now(), undone_by = $2 WHERE id = $1 AND undone_at IS NULL
-        RETURNING survivor, other
+        UPDATE record_link SET undone_at = now(), undone_by = $2, undone_message_id = $3
+        WHERE id = $1 AND undone_at IS NULL RETURNING survivor, other
         """,
         link,
         actor,
+        message_id,
     )
     if row is None:
         return []
@@ -229,8 +297,22 @@ async def undo(connection: Connection, link: uuid.UUID, actor: str) -> list[uuid
     return [row["survivor"], row["other"]]
 
 
-async def _unlink(connection: Connection, actor: str, one: uuid.UUID, other: uuid.UUID) -> None:
-    """A37 takes back what an A24 did, never a merge."""
+async def set_link(connection: Connection, link: uuid.UUID, *, holds: bool) -> list[uuid.UUID]:
+    """Let a link hold, or not, as it did before; returns its two records."""
+    row = await connection.fetchrow(
+        """
+        UPDATE record_link SET undone_at = CASE WHEN $2 THEN NULL ELSE now() END WHERE id = $1
+        RETURNING survivor, other
+        """,
+        link,
+        holds,
+    )
+    await _regroup(connection, [row["survivor"], row["other"]])
+    return [row["survivor"], row["other"]]
+
+
+async def _unlinked(connection: Connection, message: StoredMessage, one: uuid.UUID, other: uuid.UUID) -> bool:
+    """Take back what an A24 did, never a merge; False where these are not linked."""
     link = await connection.fetchval(
         """
         SELECT id FROM record_link WHERE undone_at IS NULL AND kind = 'link'
@@ -240,8 +322,9 @@ async def _unlink(connection: Connection, actor: str, one: uuid.UUID, other: uui
         other,
     )
     if link is None:
-        raise Held("the records to be unlinked are not linked")
-    await undo(connection, link, actor)
+        return False
+    await undo(connection, link, f"sender/{message['sender_id']}", message["id"])
+    return True
 
 
 async def _regroup(connection: Connection, records: Sequence[uuid.UUID]) -> None:
@@ -306,9 +389,7 @@ def linked(patient: dict[str, Any], links: list[dict[str, Any]]) -> dict[str, An
     return made
 
 
-async def _one_visit(
-    connection: Connection, message: StoredMessage, mapped: Mapped, settings: SenderSettings, known: Target
-) -> None:
+async def _one_visit(connection: Connection, message: StoredMessage, mapped: Mapped, known: Target) -> None:
     """A42 and A50: the visit MRG-5 is the visit PV1-19, or has its number from now on. Raises Held."""
     prior = (mapped.prior or NOBODY).visit
     number = mapped.encounter.key[0] if mapped.encounter else ""
@@ -316,28 +397,30 @@ async def _one_visit(
         raise Held("no visit number, new (PV1-19) and prior (MRG-5)")
     if number == prior:
         return
-    await switched_on(connection, message, settings)
     organisation = str(message["organisation_id"])
     records = [known.patient, *known.others]
-
-    def ids(visit: str) -> list[uuid.UUID]:
-        return [derived("Encounter", str(record), organisation, visit) for record in records]
-
+    ids = {
+        visit: [derived("Encounter", str(record), organisation, visit) for record in records]
+        for visit in (number, prior)
+    }
     there = {
         row["id"]
-        for row in await connection.fetch("SELECT id FROM resource WHERE id = ANY($1)", [*ids(number), *ids(prior)])
+        for row in await connection.fetch("SELECT id FROM resource WHERE id = ANY($1)", [*ids[number], *ids[prior]])
     }
-    new, old = ([each for each in ids(visit) if each in there] for visit in (number, prior))
+    new, old = ([at for at, each in enumerate(ids[visit]) if each in there] for visit in (number, prior))
+    if old and new and old[0] != new[0]:
+        # Parting the records later would leave a visit between them.
+        raise Held("the two visits are in two of the person's records (PV1-19, MRG-5)")
     if old and new and mapped.event == "A50":
         raise Held("the new visit number is another visit's already (PV1-19)")
+    at = (old or new or [0])[0]
     if old and new:
-        known.retired = {old[0]: new[0]}
-        await _alias(connection, old[0], new[0])
-    elif old:
-        await _alias(connection, ids(number)[0], old[0])
+        known.retired = {ids[prior][at]: ids[number][at]}
+    if old and not new:
+        await _alias(connection, ids[number][at], ids[prior][at])
     else:
-        # Nobody here has seen the old number: what still comes with it belongs to the visit.
-        await _alias(connection, ids(prior)[0], new[0] if new else ids(number)[0])
+        # What still comes with the old number belongs to the visit.
+        await _alias(connection, ids[prior][at], ids[number][at])
 
 
 async def _alias(connection: Connection, number: uuid.UUID, to: uuid.UUID) -> None:

@@ -17,8 +17,8 @@ NATIONAL = uuid.UUID(int=0)
 class Held(Exception):  # noqa: N818 - an outcome for a person to decide on, not an error
     """The message needs a person's decision; ``reason`` says why, without patient data.
 
-    ``unknown`` tells that it waits for a patient who may yet become known. ``doubt`` names a question that a person
-    can answer, the same for every message that raises it; None where the message itself must change.
+    ``unknown`` tells that it waits for a patient who may yet become known, or be found to be one. ``doubt`` names a
+    question that a person can answer, the same for every message that raises it; None where the message must change.
     """
 
     def __init__(self, reason: str, *, unknown: bool = False, doubt: str | None = None) -> None:
@@ -78,7 +78,7 @@ async def find(connection: Connection, identifiers: Sequence[Owned]) -> Found:
         *_columns(identifiers),
     )
     if len({row["person_id"] for row in rows}) > 1:
-        raise Held("the identifiers point at two records")
+        raise Held("the identifiers point at two records", unknown=True)
     national: dict[str, set[str]] = {}
     for identifier in identifiers:
         if identifier.owner == NATIONAL:
@@ -94,7 +94,11 @@ async def find(connection: Connection, identifiers: Sequence[Owned]) -> Found:
     patients = {row["patient_id"] for row in rows}
     survivor = rows[0]["person_id"]
     patient = survivor if survivor in patients else min(patients)
-    return Found(patient, new, [other for other in rows[0]["records"] if other != patient])
+    others = [other for other in rows[0]["records"] if other != patient]
+    if others:
+        # What comes for any of a person's records may change all of them.
+        await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", [patient, *others])
+    return Found(patient, new, others)
 
 
 async def lock_identifiers(connection: Connection, identifiers: Sequence[Owned]) -> None:
@@ -248,15 +252,13 @@ def doubt_of(*facts: object) -> str:
     return derived("doubt", *map(str, facts)).hex
 
 
-async def decided(connection: Connection, message_approved: bool, held: Held) -> None:
-    """Raise what is held, unless a person has approved this message, or the same question before.
+async def decided(connection: Connection, held: Held) -> None:
+    """Raise what is held, unless a person has said yes to this very question.
 
     Raises Rejected where a person has said no to it.
     """
     if held.doubt is None:
         raise held
-    if message_approved:
-        return
     verdict = await connection.fetchval(
         "SELECT kind FROM decision WHERE doubt = $1 ORDER BY seq DESC LIMIT 1", held.doubt
     )

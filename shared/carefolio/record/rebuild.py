@@ -19,7 +19,7 @@ from carefolio.hl7 import HL7Error
 from carefolio.identity.sender_settings import parse_settings
 from carefolio.mapping import UnsupportedTypeError
 from carefolio.record import decisions
-from carefolio.record.change import apply_parts
+from carefolio.record.change import repeat_parts
 from carefolio.record.ids import uuid7
 from carefolio.record.matching import Held, Rejected
 from carefolio.record.sources import map_stored, source_of
@@ -45,8 +45,11 @@ class Stored:
     resource: dict[str, Any]
     organisations: list[uuid.UUID]
     label: str
-    place: str | None
     available_from: datetime | None
+    # Where it was said last, and when; two that differ in nothing else are equal.
+    place: str | None = field(compare=False)
+    seq: int = field(compare=False)
+    source_time: datetime = field(compare=False)
 
 
 @dataclass(slots=True)
@@ -90,7 +93,12 @@ async def rebuild(connection: Connection, patient: uuid.UUID) -> Rebuilt:
 async def write_difference(
     connection: Connection, made: Rebuilt, actor: str, source: uuid.UUID | None = None
 ) -> list[uuid.UUID]:
-    """Write what differs as new versions; returns their ids. In the transaction in which it was rebuilt."""
+    """Write what differs as new versions; returns their ids. In the transaction in which it was rebuilt.
+
+    Raises RebuildError where a message that is applied makes nothing today: what it made would be lost.
+    """
+    for number, reason in made.refused.items():
+        raise RebuildError(f"message {number}, which is applied, would change nothing today: {reason}")
     changed = made.changed()
     now = datetime.now(UTC)
     origin = Origin(source or uuid7(), actor)
@@ -116,9 +124,11 @@ async def write_difference(
                 available_from=after.available_from,
             )
         )
+        if (made_now := rows[-1]) is not None:
+            made_now.seq, made_now.source_time = after.seq, after.source_time
     written = [row for row in rows if row is not None]
     if written:
-        await write(connection, origin, written, now, patients=made.records)
+        await write(connection, origin, written, now, patients=made.records, exact=True)
     return [row.id for row in written]
 
 
@@ -148,7 +158,8 @@ async def _what_shaped(connection: Connection, records: list[uuid.UUID]) -> list
         SELECT message.*, organisation.ods_code, organisation.codes_version, sender.settings
         FROM message JOIN organisation ON organisation.id = message.organisation_id
         JOIN sender ON sender.id = message.sender_id
-        WHERE (patient_id = ANY($1) OR (other_patients <> '{}' AND other_patients && $1)) AND status = 'applied'
+        WHERE (patient_id = ANY($1) OR moved_to = ANY($1) OR (other_patients <> '{}' AND other_patients && $1))
+        AND status = 'applied'
         ORDER BY applied_seq LIMIT $2
         """,
         records,
@@ -169,13 +180,15 @@ async def _wipe(connection: Connection, records: list[uuid.UUID], resources: lis
     await connection.execute("DELETE FROM resource WHERE patient_id = ANY($1)", records)
     await connection.execute("DELETE FROM resource_history WHERE patient_id = ANY($1)", records)
     await connection.execute("DELETE FROM resource_alias WHERE id = ANY($1) OR target = ANY($1)", resources)
-    await connection.execute("DELETE FROM record_link WHERE survivor = ANY($1) OR other = ANY($1)", records)
+    await connection.execute(
+        "UPDATE record_link SET undone_at = now() WHERE undone_at IS NULL AND (survivor = ANY($1) OR other = ANY($1))",
+        records,
+    )
     await connection.execute("UPDATE record SET person_id = id WHERE id = ANY($1)", records)
-    await connection.execute("DELETE FROM patient_email WHERE patient_id = ANY($1)", records)
 
 
 async def _again(connection: Connection, item: dict[str, Any], made: Rebuilt) -> None:
-    """Repeat one message or decision; what a person let through then is let through now."""
+    """Repeat one message or decision, to the records to which it went then."""
     if "raw" not in item:
         await decisions.repeat(connection, item)
         return
@@ -185,7 +198,7 @@ async def _again(connection: Connection, item: dict[str, Any], made: Rebuilt) ->
         _, parts = map_stored(item["raw"], settings, source)
         async with connection.transaction():
             await connection.execute("UPDATE message SET status = 'received' WHERE id = $1", item["id"])
-            await apply_parts(connection, item | {"approved": True}, parts, settings)
+            await repeat_parts(connection, item, parts, settings)
     except (Held, Rejected) as refusal:
         made.refused[item["id"]] = refusal.reason
     except (UnsupportedTypeError, HL7Error) as error:
@@ -197,8 +210,8 @@ async def _again(connection: Connection, item: dict[str, Any], made: Rebuilt) ->
 async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[uuid.UUID, Stored]:
     rows: list[asyncpg.Record] = await connection.fetch(
         """
-        SELECT id, type, patient_id, content, organisations, label, place, available_from FROM resource
-        WHERE patient_id = ANY($1)
+        SELECT id, type, patient_id, content, organisations, label, place, available_from, seq, source_time
+        FROM resource WHERE patient_id = ANY($1)
         """,
         list(records),
     )
@@ -209,8 +222,10 @@ async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[
             without_head(row["content"]),
             row["organisations"],
             row["label"],
-            row["place"],
             row["available_from"],
+            row["place"],
+            row["seq"],
+            row["source_time"],
         )
         for row in rows
     }

@@ -134,7 +134,8 @@ async def queue(pool: Pool, numbers: Sequence[uuid.UUID], actor: str) -> list[uu
 async def rebuild_records(
     pool: Pool, patients: Sequence[uuid.UUID], actor: str, *, apply: bool
 ) -> AsyncIterator[Difference]:
-    """Rebuild records from their messages; with ``apply`` what differs is written, each record in one transaction.
+    """Rebuild records from their messages; with ``apply`` what differs is written, each record in one transaction,
+    but nothing of a record in which a message that is applied would make nothing.
 
     Joined records are rebuilt together, once. The look is audited. Raises rebuild.RebuildError.
     """
@@ -152,7 +153,8 @@ async def rebuild_records(
                 patient,
             )
             found = _difference(patient, made)
-            if apply:
+            # A record of which a message would be lost stays as it is; the refusal is told.
+            if apply and not made.refused:
                 found.written = len(await write_difference(connection, made, actor))
         yield found
 
@@ -167,7 +169,7 @@ def _difference(patient: uuid.UUID, made: Rebuilt) -> Difference:
         if before and after:
             elements += [
                 (f"{kind}({name})", getattr(before, name), getattr(after, name))
-                for name in ("label", "available_from", "organisations", "place")
+                for name in ("label", "available_from", "organisations")
                 if getattr(before, name) != getattr(after, name)
             ]
         found.changed.append(Changed(f"{kind}/{number}", change, elements))

@@ -195,7 +195,7 @@ def _condition(kind: str, name: str, value: str, arguments: list[Any]) -> str:
     keys = [key(plain, reference) for reference in references]
     condition = f"keys && {_argument(arguments, keys)}::bigint[]"
     patients = [_uuid_or_none(reference[8:]) for reference in references if reference.startswith("Patient/")]
-    if len(patients) == len(references) and kind != "Patient":
+    if len(patients) == len(references) and kind != "Patient" and plain in ("patient", "subject"):
         # The record's own index is the shorter way; the keys then hold the parameter to its element. In records
         # that were joined to it the element names their own Patient.
         asked = f"{_argument(arguments, [p for p in patients if p])}::uuid[]"

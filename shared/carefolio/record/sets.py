@@ -7,7 +7,6 @@ deletes all results of the report.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import datetime
 
 import orjson
@@ -23,7 +22,7 @@ async def left_out(
     connection: Connection,
     mapped: Mapped,
     organisation: uuid.UUID,
-    records: Sequence[uuid.UUID],
+    patient: uuid.UUID,
     seq: int,
     listed: set[uuid.UUID],
 ) -> list[Row]:
@@ -34,9 +33,9 @@ async def left_out(
     rows = await connection.fetch(
         """
         SELECT id, type, content FROM resource
-        WHERE patient_id = ANY($1) AND type = ANY($2) AND organisations = ARRAY[$3::uuid] AND seq < $4
+        WHERE patient_id = $1 AND type = ANY($2) AND organisations = ARRAY[$3::uuid] AND seq < $4
         """,
-        list(records),
+        patient,
         list(mapped.sets),
         organisation,
         seq,
@@ -84,6 +83,7 @@ async def results_of_deleted(
             organisations=current.organisations,
             source=origin.id,
             now=now,
+            label=current.label,
             place="OBR-25",
             available_from=current.available_from,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import orjson
 
 from carefolio.cloud.database import Connection
@@ -28,6 +29,15 @@ class ChangedMeanwhileError(Exception):
 
 class EndedMeanwhileError(Exception):
     """Another delivery of the same message was faster."""
+
+
+# What two writers at the same moment can do to each other; each is whole the second time.
+RETRIED = (
+    ChangedMeanwhileError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.UniqueViolationError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,8 @@ class Row:
     date_from: datetime | None = None
     date_to: datetime | None = None
     available_from: datetime | None = None
+    seq: int | None = None
+    source_time: datetime | None = None
 
 
 def digest_of(body: bytes) -> bytes:
@@ -114,9 +126,6 @@ def make_row(
 ) -> Row | None:
     """The next version of a resource (without id and meta); None where it says what is there already."""
     kind = resource["resourceType"]
-    if current is not None and label == GENERAL:
-        # A message that names no specialty takes no protection away.
-        label = current.label
     body = dumps({name: value for name, value in resource.items() if name != "resourceType"})
     digest = digest_of(body)
     if current is not None and current.live and (current.digest, current.organisations, current.label) == (
@@ -178,30 +187,46 @@ def without_head(content: str) -> dict[str, Any]:
 
 
 async def known(
-    connection: Connection, numbers: list[uuid.UUID], with_content: Sequence[str], *, aliases: bool = True
+    connection: Connection,
+    numbers: list[uuid.UUID],
+    with_content: Sequence[str],
+    *,
+    aliases: bool = True,
+    together: Sequence[uuid.UUID] = (),
 ) -> dict[uuid.UUID, Known]:
     """What is there of these ids, by the id that was asked for (by ``aliases`` a changed key leads to what it was).
 
-    Contents come along for the types of ``with_content``. Read it after the record was locked.
+    Contents come along for the types of ``with_content``. Read it after the record was locked. Raises
+    ChangedMeanwhileError where the records of a person are not these ``together`` any more: somebody joined or parted
+    them while the lock was waited for.
     """
     rows = await connection.fetch(
         """
         SELECT wanted.id AS asked, r.id, r.version, r.digest, r.seq, r.source_time, r.organisations, r.patient_id,
                r.label, r.available_from, CASE WHEN r.type = ANY($2) THEN r.content END AS content,
-               gone.id AS gone_id, gone.version AS gone_version, gone.seq AS gone_seq,
+               CASE WHEN wanted.id IS NULL THEN ARRAY(
+                   SELECT other.id FROM record other WHERE other.person_id = (
+                       SELECT person_id FROM record WHERE record.id = ($4::uuid[])[1]
+                   )
+               ) END AS together, gone.id AS gone_id, gone.version AS gone_version, gone.seq AS gone_seq,
                gone.organisations AS gone_organisations, gone.patient_id AS gone_patient_id, gone.label AS gone_label
-        FROM unnest($1::uuid[]) AS wanted (id)
+        FROM unnest($1::uuid[] || CASE WHEN $4::uuid[] = '{}' THEN '{}' ELSE '{NULL}'::uuid[] END) AS wanted (id)
         LEFT JOIN resource_alias alias ON alias.id = wanted.id AND $3
         LEFT JOIN resource r ON r.id = coalesce(alias.target, wanted.id)
         LEFT JOIN resource_history gone ON gone.id = wanted.id AND gone.valid_to = 'infinity' AND r.id IS NULL
-        WHERE r.id IS NOT NULL OR gone.id IS NOT NULL
+        WHERE r.id IS NOT NULL OR gone.id IS NOT NULL OR wanted.id IS NULL
         """,
         numbers,
         list(with_content),
         aliases,
+        list(together),
     )
     found = {}
     for row in rows:
+        if row["asked"] is None:
+            if set(row["together"]) != set(together):
+                raise ChangedMeanwhileError
+            continue
         live = row["id"] is not None
         at = "" if live else "gone_"
         found[row["asked"]] = Known(
@@ -229,20 +254,23 @@ async def write(
     patients: Sequence[uuid.UUID],
     seen: Sequence[uuid.UUID] = (),
     notes: Sequence[str] = (),
+    exact: bool = False,
 ) -> None:
     """Write versions, and end the message where the origin is one. ``patients`` are those that it is about.
 
     ``seen`` are resources that were there: one that did not change knows from now on that this message said the
-    same. Raises EndedMeanwhileError and ChangedMeanwhileError, which must undo the transaction.
+    same. ``exact``: the rows bring their own seq and time, older ones too. Raises EndedMeanwhileError and
+    ChangedMeanwhileError, which must undo the transaction.
     """
     counted = await connection.fetchrow(
         """
         WITH incoming AS (
             SELECT * FROM unnest(
                 $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
-                $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[]
+                $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[],
+                $25::bigint[], $26::timestamptz[]
             ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, patient_id, place,
-                    label, available_from)
+                    label, available_from, seq, source_time)
         ), kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
                                           team_id, label, message_id, place, seq, content, available_from)
@@ -265,13 +293,17 @@ async def write(
                                        message_id, place, seq, source_time, digest, content, keys,
                                        date_from, date_to, label, available_from)
             SELECT id, type, version, $14, patient_id, organisations::uuid[],
-                   $15, $16, place, $17, $18, digest, content, keys::bigint[], date_from, date_to, label, available_from
+                   $15, $16, place, coalesce(seq, $17), coalesce(source_time, $18), digest, content, keys::bigint[],
+                   date_from, date_to, label, available_from
             FROM incoming WHERE content IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET
                 version = excluded.version, last_updated = excluded.last_updated,
                 organisations = excluded.organisations, message_id = excluded.message_id,
-                place = excluded.place, seq = greatest(r.seq, excluded.seq),
-                source_time = greatest(r.source_time, excluded.source_time), digest = excluded.digest,
+                place = excluded.place,
+                seq = CASE WHEN $27 THEN excluded.seq ELSE greatest(r.seq, excluded.seq) END,
+                source_time = CASE WHEN $27 THEN excluded.source_time
+                    ELSE greatest(r.source_time, excluded.source_time) END,
+                digest = excluded.digest,
                 content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
                 date_to = excluded.date_to, label = excluded.label, available_from = excluded.available_from
             WHERE r.version = excluded.version - 1
@@ -316,6 +348,9 @@ async def write(
         list(seen),
         patients[0] if patients else None,
         list(patients[1:]),
+        [row.seq for row in rows],
+        [row.source_time for row in rows],
+        exact,
     )
     if origin.message_id is not None and not counted["ended"]:
         raise EndedMeanwhileError

@@ -49,8 +49,8 @@ STATEMENTS = (
     "ALTER TABLE message ADD COLUMN other_patients uuid[] NOT NULL DEFAULT '{}'",
     "CREATE INDEX message_other_patients ON message USING gin (other_patients) WHERE other_patients <> '{}'",
     "ALTER TABLE message ADD COLUMN life jsonb NOT NULL DEFAULT '[]'",
-    "ALTER TABLE message ADD COLUMN approved boolean NOT NULL DEFAULT false",
     "ALTER TABLE message ADD COLUMN moved_to uuid",
+    "CREATE INDEX message_moved ON message (moved_to) WHERE moved_to IS NOT NULL",
     "ALTER TABLE message ADD COLUMN doubt text",
     "ALTER TABLE message DROP CONSTRAINT message_status_check",
     """
@@ -85,6 +85,7 @@ STATEMENTS = (
         created_at timestamptz NOT NULL DEFAULT now(),
         undone_at timestamptz,
         undone_by text,
+        undone_message_id uuid,
         CHECK (survivor <> other)
     )
     """,
