@@ -101,7 +101,7 @@ async def test_search_by_post_is_the_same(hospital: Hospital) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["nosuch=1", "patient", "patient=", "date=yesterday", "_count=0", "_count=x", "_sort=nosuch", "_cursor=rubbish",
+    ["nosuch=1", "patient", "patient=", "date=yesterday", "_count=x", "_sort=nosuch", "_cursor=rubbish",
      "code:wrong=1", "date=2026-13-45", "_total=some", "date=ge", "_count=99999999999999999999",
      "_count=%C2%B2", "_count=" + "9" * 5000,
      "_cursor=" + base64.urlsafe_b64encode(b"0001-01-01T00:00:00+23:59|" + b"0" * 32).decode().rstrip("=")],
@@ -218,7 +218,8 @@ async def test_what_is_not_there(hospital: Hospital) -> None:
     assert (await hospital.get("Patient?_format=xml")).status == 406
     token = await hospital.authorize()
     deleted = await hospital.request("DELETE", "/fhir/R4/Patient/1", headers={"Authorization": f"Bearer {token}"})
-    assert deleted.status == 405
+    # The token reads and searches.
+    assert deleted.status == 403
 
 
 @pytest.mark.parametrize("path", ["Patient?identifier=%00", "Observation?code=a%00b", "Patient?_id=%00", "Patient/%00"])

@@ -11,7 +11,10 @@ from carefolio.identity import scopes, tokens
 
 
 async def authorised(request: Request, kind: str, right: str) -> tokens.Token:
-    """The verified token; 401 without one, 403 with too little scope (RFC 6750 section 3)."""
+    """The verified token; 401 without one, 403 with too little scope (RFC 6750 section 3).
+
+    With no ``kind`` the caller asks for rights himself, later.
+    """
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not text:
         raise HTTPException(401, "an access token is needed", {"WWW-Authenticate": 'Bearer realm="carefolio"'})
@@ -21,7 +24,7 @@ async def authorised(request: Request, kind: str, right: str) -> tokens.Token:
     except tokens.InvalidTokenError as error:
         challenge = f'Bearer realm="carefolio", error="invalid_token", error_description="{error.reason}"'
         raise HTTPException(401, error.reason, {"WWW-Authenticate": challenge}) from None
-    if not scopes.permits(token.scope, kind, right):
+    if kind and not scopes.permits(token.scope, kind, right):
         needed = f"system/{kind}.{right}"
         challenge = f'Bearer realm="carefolio", error="insufficient_scope", scope="{needed}"'
         raise HTTPException(403, f"the token lacks the scope {needed}", {"WWW-Authenticate": challenge})

@@ -20,11 +20,50 @@ class Element(NamedTuple):
     choice: str
 
 
+class SearchParameter(NamedTuple):
+    """A search parameter of one type: ``kind`` is token, string, reference, date, number, quantity, uri or composite.
+
+    ``targets`` are the types that a reference may point at; ``components`` of a composite are (code, kind, expression).
+    """
+
+    code: str
+    kind: str
+    expression: str
+    targets: tuple[str, ...]
+    components: tuple[tuple[str, str, str], ...]
+
+
 @cache
-def _compiled() -> dict[str, Any]:
-    text = resources.files("carefolio.fhir").joinpath("definitions/structures.json").read_bytes()
-    loaded: dict[str, Any] = orjson.loads(text)
+def _file(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = orjson.loads(
+        resources.files("carefolio.fhir").joinpath(f"definitions/{name}").read_bytes()
+    )
     return loaded
+
+
+def _compiled() -> dict[str, Any]:
+    return _file("structures.json")
+
+
+@cache
+def search_parameters(kind: str) -> dict[str, SearchParameter]:
+    """The standard search parameters of a resource type that have an expression, by code."""
+    return {
+        code: SearchParameter(code, of, expression, tuple(targets), tuple((c, k, e) for c, k, e in components))
+        for code, (of, expression, targets, components) in _file("search-parameters.json").get(kind, {}).items()
+    }
+
+
+@cache
+def compartment(kind: str) -> tuple[str, ...]:
+    """The search parameters by which a type is in a patient's compartment (R4, CompartmentDefinition patient)."""
+    return tuple(_file("compartment.json").get(kind, ()))
+
+
+@cache
+def all_types() -> tuple[str, ...]:
+    """Every type that has elements: resources, their parts, data types."""
+    return tuple(_compiled()["types"])
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from carefolio.cloud.database import Pool
+from carefolio.fhir.dates import date_range
 from carefolio.hl7 import Delimiters, HL7Error, Message, Segment, TimeFormatError, read_moment
 from carefolio.hl7.acknowledgement import answer_header
 from carefolio.hl7.errors import REQUIRED_FIELD_MISSING, UNKNOWN_KEY, Place
@@ -23,7 +24,6 @@ from carefolio.mapping import outbound as out
 from carefolio.mapping.message import patient_asked_for
 from carefolio.record import matching
 from carefolio.record.access import Reader, of_person, readable
-from carefolio.record.search_keys import date_range
 
 _ENOUGH = ("PID.5.1", "PID.7")
 

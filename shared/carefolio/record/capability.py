@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from carefolio.mapping import MAPPED_TYPES
-from carefolio.record.search import search_parameters
+from carefolio.fhir.definitions import resource_types, search_parameters
+from carefolio.record.search_terms import COMMON
+
+_RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
+_INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
+                 "search-type")  # fmt: skip
 
 
 def statement(base: str, when: str) -> dict[str, Any]:
@@ -19,20 +23,12 @@ def statement(base: str, when: str) -> dict[str, Any]:
         "implementation": {"description": "Carefolio FHIR R4", "url": f"{base}/fhir/R4"},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
+        "patchFormat": ["application/json-patch+json", "application/fhir+json"],
         "rest": [
             {
                 "mode": "server",
                 "security": {
-                    "service": [
-                        {
-                            "coding": [
-                                {
-                                    "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
-                                    "code": "SMART-on-FHIR",
-                                }
-                            ]
-                        }
-                    ],
+                    "service": [{"coding": [{"system": _RESTFUL, "code": "SMART-on-FHIR"}]}],
                     "extension": [
                         {
                             "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
@@ -40,18 +36,31 @@ def statement(base: str, when: str) -> dict[str, Any]:
                         }
                     ],
                 },
-                "resource": [_resource(kind) for kind in MAPPED_TYPES],
+                "resource": [_resource(kind) for kind in sorted(resource_types())],
+                "interaction": [{"code": code} for code in ("transaction", "batch", "history-system", "search-system")],
             }
         ],
     }
 
 
 def _resource(kind: str) -> dict[str, Any]:
+    parameters = search_parameters(kind)
+    referring = sorted(code for code, parameter in parameters.items() if parameter.kind == "reference")
     made: dict[str, Any] = {
         "type": kind,
-        "interaction": [{"code": "read"}, {"code": "search-type"}],
-        "versioning": "versioned",
-        "searchParam": [{"name": name, "type": of} for name, of in sorted(search_parameters(kind).items())],
+        "interaction": [{"code": code} for code in _INTERACTIONS],
+        "versioning": "versioned-update",
+        "readHistory": True,
+        "updateCreate": True,
+        "conditionalCreate": True,
+        "conditionalRead": "full-support",
+        "conditionalUpdate": True,
+        "conditionalDelete": "multiple",
+        "searchInclude": ["*", f"{kind}:*", *(f"{kind}:{code}" for code in referring)],
+        "searchParam": [
+            {"name": name, "type": of}
+            for name, of in sorted({**COMMON, **{code: p.kind for code, p in parameters.items()}}.items())
+        ],
     }
     if kind == "Patient":
         definition = "http://hl7.org/fhir/OperationDefinition/Patient-everything"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 import uuid
 
@@ -23,3 +24,11 @@ def derived(*parts: str) -> uuid.UUID:
     value = value & ~(0xF << 76) | 0x8 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return uuid.UUID(int=value)
+
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+
+
+def internal_id(kind: str, logical_id: str) -> uuid.UUID:
+    """The row's id of a resource: its logical id where that is a UUID, else one derived from type and id."""
+    return uuid.UUID(logical_id) if _UUID.match(logical_id) else derived("logical id", kind, logical_id)

@@ -1,6 +1,6 @@
-"""Reading the record: by id, by search, and everything of a patient. Each read leaves its audit line with it.
+"""Searching the record (FHIR R4 3.1.1): conditions, chains, order, pages, what goes with the matches.
 
-FHIR R4 3.1.1 (search). Every SELECT goes through carefolio.record.access.readable.
+Every SELECT goes through carefolio.record.access.readable; each search leaves its audit line with it.
 """
 
 from __future__ import annotations
@@ -11,297 +11,439 @@ import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
+import orjson
 
-from carefolio.cloud.database import Pool
+from carefolio.cloud.database import Connection, Pool
+from carefolio.fhir.definitions import SearchParameter, compartment, resource_types, search_parameters
+from carefolio.fhir.paths import compile_path
+from carefolio.record import search_index as ix
 from carefolio.record.access import Reader, of_person, readable
-from carefolio.record.search_keys import MAIN_DATE, date_range, key, parameters
+from carefolio.record.ids import internal_id
+from carefolio.record.includes import Found, include, local_references, logical_id
+from carefolio.record.search_terms import (
+    COMMON,
+    Arguments,
+    SearchError,
+    UnknownParameterError,
+    condition,
+    reference_of,
+    split,
+)
 
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
-_PREFIX = re.compile(r"(eq|ne|gt|lt|ge|le)?(\d.*)\Z")
+# Chains go through at most so many resources.
+_MOST_LINKED = 10_000
+_DEEPEST_CHAIN = 5
 _COUNT = re.compile(r"[0-9]{1,6}\Z")
-_REFERENCE = re.compile(r'"reference": ?"(?:Practitioner|Organization|Location)/([0-9a-f-]{36})"')
-
-
-class SearchError(Exception):
-    """A search that cannot be answered; ``parameter`` is the one at fault."""
-
-    def __init__(self, parameter: str, reason: str) -> None:
-        super().__init__(f"{parameter}: {reason}")
-        self.parameter = parameter
-        self.reason = reason
+# Parameters that are about the answer.
+_ANSWER = frozenset({
+    "_count", "_cursor", "_sort", "_total", "_summary", "_elements", "_include", "_revinclude", "_format", "_pretty",
+    "_contained", "_containedType", "_type",
+})  # fmt: skip
 
 
 @dataclass(slots=True)
 class Page:
-    """Stored resources in order, and the cursor of the next page where there is one."""
+    """Resources in order, and the cursor of the next page where there is one; ``total`` where it is known.
 
-    contents: list[tuple[str, uuid.UUID, str]] = field(default_factory=list)
+    ``ignored`` are parameters that the type does not have; ``cut`` tells that more would have gone with the matches.
+    """
+
+    found: list[Found] = field(default_factory=list)
     cursor: str | None = None
     total: int | None = None
+    ignored: list[str] = field(default_factory=list)
+    cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    column: str
-    descending: bool
+@dataclass(slots=True)
+class _Asked:
+    """A search, read."""
+
+    count: int = DEFAULT_COUNT
+    cursor: str = ""
+    order: list[tuple[str, bool]] = field(default_factory=list)
+    total: str = ""
+    includes: list[tuple[str, bool, bool]] = field(default_factory=list)
+    terms: list[tuple[str, str]] = field(default_factory=list)
 
 
-async def read(pool: Pool, reader: Reader, kind: str, number: uuid.UUID) -> asyncpg.Record | None:
-    """One resource (content, version, last_updated), None where it is not there or not to be read."""
-    arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id]
-    return await pool.fetchrow(
-        f"""
-        WITH found AS (
-            SELECT id, type, patient_id, content, version, last_updated FROM resource
-            WHERE id = $1 AND type = $2 AND {readable(reader, arguments)}
-        ), noted AS (
-            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id)
-            SELECT $3, $4, CASE WHEN found.id IS NULL THEN 'read-nothing' ELSE 'read' END,
-                   found.patient_id, $2, $1
-            FROM (SELECT) AS always LEFT JOIN found ON true
-        )
-        SELECT content, version, last_updated FROM found
-        """,  # noqa: S608 - the predicate is ours, its values are arguments
-        *arguments,
-    )
+async def search(
+    pool: Pool | Connection,
+    reader: Reader,
+    kinds: Sequence[str],
+    query: Sequence[tuple[str, str]],
+    base: str,
+    *,
+    strict: bool = True,
+    patient: uuid.UUID | None = None,
+) -> Page:
+    """One page of a search over one type or several, in a patient's compartment where one is given.
 
-
-async def search(pool: Pool, reader: Reader, kind: str, query: Sequence[tuple[str, str]]) -> Page:
-    """One page of a search.
-
-    Raises SearchError for a parameter that is unknown or cannot be read; nothing is ignored.
+    Raises SearchError; with ``strict`` also for parameters that a type does not have.
     """
-    arguments: list[Any] = []
-    conditions = [f"type = {_argument(arguments, kind)}", readable(reader, arguments)]
-    count, cursor, order, total = DEFAULT_COUNT, "", _Order("last_updated", descending=True), False
-    for name, value in query:
-        if name == "_count":
-            count = read_count(value)
-        elif name == "_cursor":
-            cursor = value
-        elif name == "_sort":
-            order = _order(kind, value)
-        elif name == "_total":
-            total = _total(value)
-        elif name == "_format":
-            continue
-        else:
-            conditions.append(_condition(kind, name, value, arguments))
-    matching = " AND ".join(conditions)
-    counted = f"(SELECT count(*) FROM resource WHERE {matching})" if total else "NULL::bigint"  # noqa: S608
-    if cursor:
-        conditions.append(_after(order, cursor, arguments))
-    direction = "DESC" if order.descending else "ASC"
-    sql = f"""
-        WITH found AS (
-            SELECT id, type, patient_id, content, {order.column} AS sorted FROM resource
-            WHERE {" AND ".join(conditions)}
-            ORDER BY {order.column} {direction} NULLS LAST, id {direction}
-            LIMIT {_argument(arguments, count + 1)}
-        ), noted AS (
-            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, query)
-            SELECT DISTINCT {_argument(arguments, reader.actor)}, {_argument(arguments, reader.organisation_id)}::uuid,
-                   'search', found.patient_id, {_argument(arguments, kind)}, {_argument(arguments, _query(query))}
-            FROM (SELECT) AS always LEFT JOIN found ON true
-        )
-        SELECT id, type, content, sorted, {counted} AS total FROM found
-        ORDER BY sorted {direction} NULLS LAST, id {direction}
-    """  # noqa: S608 - columns and predicates are ours, values are arguments
-    rows = await pool.fetch(sql, *arguments)
-    page = Page([(row["type"], row["id"], row["content"]) for row in rows[:count]])
-    if total:
-        page.total = rows[0]["total"] if rows else 0
-    elif not cursor and len(rows) <= count:
-        page.total = len(rows)
-    if len(rows) > count:
-        last = rows[count - 1]
-        page.cursor = _cursor(last["sorted"], last["id"])
-    return page
-
-
-async def everything(pool: Pool, reader: Reader, patient: uuid.UUID, count: int, cursor: str) -> Page | None:
-    """A page of all that the reader may see of a person (joined records too), then who and what it refers to.
-
-    None for no such patient.
-    """
-    arguments: list[Any] = [patient, reader.actor, reader.organisation_id, count + 1]
-    may_read = readable(reader, arguments)
-    start = f"AND id > {_argument(arguments, _uuid('_cursor', cursor))}" if cursor else ""
-    rows = await pool.fetch(
-        f"""
-        WITH found AS (
-            SELECT id, type, content FROM resource
-            WHERE patient_id = ANY({of_person("ARRAY[$1::uuid]")}) AND {may_read} {start}
-            ORDER BY id LIMIT $4
-        ), noted AS (
-            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id)
-            SELECT $2, $3, 'everything', CASE WHEN EXISTS (SELECT FROM found) THEN $1::uuid END, 'Patient', $1::uuid
-        )
-        SELECT * FROM found ORDER BY id
-        """,  # noqa: S608 - the predicate is ours, its values are arguments
-        *arguments,
-    )
-    if not rows and not cursor:
-        return None
-    page = Page([(row["type"], row["id"], row["content"]) for row in rows[:count]])
-    referred = {uuid.UUID(found) for _, _, content in page.contents for found in _REFERENCE.findall(content)}
-    if referred:
-        arguments = [list(referred)]
-        others = await pool.fetch(
-            f"SELECT id, type, content FROM resource WHERE id = ANY($1) AND {readable(reader, arguments)} ORDER BY id",  # noqa: S608
-            *arguments,
-        )
-        page.contents += [(row["type"], row["id"], row["content"]) for row in others]
-    if len(rows) > count:
-        page.cursor = str(rows[count - 1]["id"])
-    return page
-
-
-def search_parameters(kind: str) -> dict[str, str]:
-    """What can be asked of a type: name -> kind of parameter."""
-    known = {name: parameter.kind for name, parameter in parameters(kind).items()}
-    return known | {"_id": "token", "_lastUpdated": "date"}
-
-
-def _condition(kind: str, name: str, value: str, arguments: list[Any]) -> str:
-    """The SQL of one parameter; commas are alternatives (R4 3.1.1.3)."""
-    plain, _, modifier = name.partition(":")
-    if modifier:
-        raise SearchError(name, "this modifier is not supported")
-    alternatives = [part.replace("\\,", ",") for part in re.split(r"(?<!\\),", value)]
-    if not all(alternatives):
-        raise SearchError(name, "an empty value")
-    if len(alternatives) > 200:
-        raise SearchError(name, "more than 200 alternatives")
-    if plain == "_id":
-        numbers = [_uuid_or_none(part) for part in alternatives]
-        return f"id = ANY({_argument(arguments, [number for number in numbers if number])}::uuid[])"
-    if plain == "_lastUpdated":
-        return _dates(name, alternatives, "last_updated", "last_updated", arguments)
-    parameter = parameters(kind).get(plain)
-    if parameter is None:
-        raise SearchError(name, f"not a search parameter of {kind} here")
-    if parameter.kind == "date":
-        return _dates(name, alternatives, "date_from", "date_to", arguments)
-    if parameter.kind == "token":
-        keys = [key(plain, _token(part)) for part in alternatives]
-        return f"keys && {_argument(arguments, keys)}::bigint[]"
-    references = [_reference(plain, part) for part in alternatives]
-    keys = [key(plain, reference) for reference in references]
-    condition = f"keys && {_argument(arguments, keys)}::bigint[]"
-    patients = [_uuid_or_none(reference[8:]) for reference in references if reference.startswith("Patient/")]
-    if len(patients) == len(references) and kind != "Patient" and plain in ("patient", "subject"):
-        # The record's own index is the shorter way; the keys then hold the parameter to its element. In records
-        # that were joined to it the element names their own Patient.
-        asked = f"{_argument(arguments, [p for p in patients if p])}::uuid[]"
-        return f"(patient_id = ANY({of_person(asked)}) AND ({condition} OR patient_id <> ALL({asked})))"
-    return condition
-
-
-def _token(value: str) -> str:
-    """A token as its key was made; ``|code`` asks for a code without system."""
-    return value.replace("\\|", "|")
-
-
-def _reference(parameter: str, value: str) -> str:
-    if value.startswith("http"):
-        value = "/".join(value.rstrip("/").split("/")[-2:])
-    return value if "/" in value or parameter != "patient" else f"Patient/{value}"
-
-
-def _dates(name: str, alternatives: list[str], start: str, end: str, arguments: list[Any]) -> str:
-    """R4 3.1.1.4.7: a date is a range, and so is what is stored."""
-    conditions = []
-    for part in alternatives:
-        match = _PREFIX.match(part)
+    asked = _read(kinds, query)
+    arguments = Arguments(base)
+    page = Page()
+    conditions = [f"type = ANY({arguments.add(list(kinds))}::text[])", _readable(reader, arguments)]
+    if patient is not None:
+        conditions.append(f"patient_id = ANY({of_person(arguments.add([patient]) + '::uuid[]')})")
+    for name, value in asked.terms:
         try:
-            low, high = date_range(match.group(2) if match else part)
-        except (ValueError, OverflowError):
-            raise SearchError(name, "not a date, with one of the prefixes eq ne gt lt ge le or none") from None
-        prefix = (match.group(1) if match else None) or "eq"
-        first, last = _argument(arguments, low), _argument(arguments, high)
-        point = start == end
-        inside = f"{start} >= {first} AND {end} {'<' if point else '<='} {last}"
-        conditions.append(
-            {
-                "eq": f"({inside})",
-                "ne": f"NOT ({inside})",
-                "gt": f"{end} {'>=' if point else '>'} {last}",
-                "ge": f"({end} {'>=' if point else '>'} {last} OR ({inside}))",
-                "lt": f"{start} < {first}",
-                "le": f"({start} < {first} OR ({inside}))",
-            }[prefix]
-        )
-        # Every placeholder must be used, or PostgreSQL cannot tell its type.
-        conditions[-1] += f" AND {first}::timestamptz <= {last}::timestamptz"
-    return "((" + ") OR (".join(conditions) + "))"
+            conditions.append(await _term(pool, reader, kinds, name, value, arguments, 0))
+        except UnknownParameterError:
+            if strict:
+                raise
+            page.ignored.append(name)
+    where = " AND ".join(conditions)
+    if asked.count == 0 or asked.total == "count":
+        page.total = await _counted(pool, reader, kinds, where, arguments, query)
+        return page
+    rows = await _rows(pool, reader, kinds, where, asked, arguments, query, counted=asked.total == "accurate")
+    page.found = [Found(row["type"], row["id"], row["content"]) for row in rows[: asked.count]]
+    if asked.total == "accurate":
+        page.total = rows[0]["total"] if rows else 0
+        if not rows and asked.cursor:
+            page.total = None
+    elif not asked.cursor and len(rows) <= asked.count and asked.total != "none":
+        page.total = len(rows)
+    if len(rows) > asked.count:
+        page.cursor = _cursor(rows[asked.count - 1], len(asked.order))
+    if asked.includes and page.found:
+        added, page.cut = await include(pool, reader, asked.includes, page.found, base)
+        page.found += added
+    return page
 
 
-def _order(kind: str, value: str) -> _Order:
-    descending = value.startswith("-")
-    name = value.removeprefix("-")
+def _read(kinds: Sequence[str], query: Sequence[tuple[str, str]]) -> _Asked:
+    """The query's parts. Raises SearchError."""
+    asked = _Asked()
+    for name, value in query:
+        plain = name.partition(":")[0]
+        if plain not in _ANSWER:
+            asked.terms.append((name, value))
+        elif name == "_count":
+            asked.count = read_count(value)
+        elif name == "_cursor":
+            asked.cursor = value
+        elif name == "_sort":
+            asked.order = [order for part in value.split(",") for order in [_order(kinds, part)]]
+        elif name == "_total":
+            if value not in ("none", "estimate", "accurate"):
+                raise SearchError("_total", "one of none, estimate, accurate")
+            asked.total = "accurate" if value == "estimate" else value
+        elif name == "_summary":
+            if value not in ("true", "text", "data", "count", "false"):
+                raise SearchError("_summary", "one of true, text, data, count, false")
+            if value == "count":
+                asked.total = "count"
+        elif plain in ("_include", "_revinclude"):
+            modifier = name.partition(":")[2]
+            if modifier not in ("", "iterate", "recurse"):
+                raise SearchError(name, "the one modifier is :iterate")
+            asked.includes.append((value, plain == "_revinclude", bool(modifier)))
+    if not asked.order:
+        asked.order = [("last_updated", True)]
+    return asked
+
+
+def _order(kinds: Sequence[str], text: str) -> tuple[str, bool]:
+    """The SQL by which a parameter sorts, and whether it is descending."""
+    descending = text.startswith("-")
+    name = text.removeprefix("-").partition(":")[0]
     if name == "_lastUpdated":
-        return _Order("last_updated", descending)
-    if name == MAIN_DATE.get(kind):
-        return _Order("date_from", descending)
-    raise SearchError("_sort", f"{kind} can be sorted by _lastUpdated" + f" or {MAIN_DATE[kind]}" * (kind in MAIN_DATE))
+        return "last_updated", descending
+    if name == "_id":
+        return "id", descending
+    if len(kinds) == 1:
+        kind = kinds[0]
+        if ix.MAIN_DATE.get(kind) == name:
+            return "date_to" if descending else "date_from", descending
+        parameter = search_parameters(kind).get(name)
+        if parameter is not None and parameter.kind == "string":
+            least = "max" if descending else "min"
+            texts = f"SELECT {least}(t.text) FROM unnest(texts) AS t (text) WHERE t.text LIKE '{name}\x1f%'"  # noqa: S608
+            return f"({texts})", descending
+        if parameter is not None and parameter.kind in ("date", "number", "quantity"):
+            span = f"numrange '{ix.range_literal(name, ix.Interval(-ix.LIMIT, ix.LIMIT))}'"
+            edge = "max(upper(r.span))" if descending else "min(lower(r.span))"
+            ranges = f"SELECT {edge} FROM unnest(ranges) AS r (span) WHERE r.span && {span}"  # noqa: S608 - ours
+            return f"({ranges})", descending
+    raise SearchError("_sort", "one of _id, _lastUpdated, and the type's dates, numbers, quantities and strings")
+
+
+async def _term(
+    pool: Pool | Connection,
+    reader: Reader,
+    kinds: Sequence[str],
+    name: str,
+    value: str,
+    arguments: Arguments,
+    depth: int,
+) -> str:
+    """The SQL of one parameter, chains resolved. Raises SearchError."""
+    if depth > _DEEPEST_CHAIN:
+        raise SearchError(name, f"a chain of more than {_DEEPEST_CHAIN}")
+    if name.startswith("_has:"):
+        return await _has(pool, reader, kinds, name, value, arguments, depth)
+    head, dot, rest = name.partition(".")
+    made = []
+    for kind in kinds:
+        if dot:
+            made.append(await _chain(pool, reader, kind, name, head, rest, value, arguments, depth))
+        elif (patients := _patients(kind, name, value, arguments)) is not None:
+            made.append(patients)
+        else:
+            made.append(condition(kind, name, value, arguments))
+        if head.partition(":")[0] in COMMON and not (name == "_id" and len(kinds) > 1):
+            return made[0]
+    if len(kinds) == 1:
+        return made[0]
+    return "(" + " OR ".join(f"(type = '{k}' AND {sql})" for k, sql in zip(kinds, made, strict=True)) + ")"
+
+
+def _patients(kind: str, name: str, value: str, arguments: Arguments) -> str | None:
+    """A search by the record's own patient goes by the record, and follows the person; None where it is none."""
+    code, _, modifier = name.partition(":")
+    if code not in ("patient", "subject") or kind == "Patient" or not compartment(kind):
+        return None
+    parameter = search_parameters(kind).get(code)
+    if parameter is None or modifier not in ("", "Patient"):
+        return None
+    asked = [reference_of(part, modifier, arguments.base) for part in split(value, ",")]
+    plain = [part.removeprefix("Patient/") for part in asked]
+    if any("/" in part for part in plain) or not all(plain):
+        return None
+    if code == "subject" and not all(part.startswith("Patient/") for part in asked):
+        return None
+    keys = [ix.key(code, f"Patient/{part}") for part in plain]
+    numbers = f"{arguments.add([internal_id('Patient', part) for part in plain])}::uuid[]"
+    own = f"keys && {arguments.add(keys)}::bigint[]"
+    # In records that were joined to it the element names their own Patient.
+    return f"(patient_id = ANY({of_person(numbers)}) AND ({own} OR patient_id <> ALL({numbers})))"
+
+
+async def _chain(
+    pool: Pool | Connection,
+    reader: Reader,
+    kind: str,
+    name: str,
+    head: str,
+    rest: str,
+    value: str,
+    arguments: Arguments,
+    depth: int,
+) -> str:
+    """``subject:Patient.name``: the resources whose reference points at one that matches the rest."""
+    code, _, of = head.partition(":")
+    parameter = search_parameters(kind).get(code)
+    if parameter is None or parameter.kind != "reference":
+        raise UnknownParameterError(name, f"{code} is not a reference parameter of {kind}")
+    targets = _targets(name, code, parameter, of, rest)
+    keys: list[int] = []
+    for target in targets:
+        inner = Arguments(arguments.base)
+        conditions = [f"type = {inner.add(target)}", _readable(reader, inner)]
+        conditions.append(await _term(pool, reader, [target], rest, value, inner, depth + 1))
+        rows = await pool.fetch(
+            f"""
+            SELECT left(content, 200) AS head FROM resource
+            WHERE {" AND ".join(conditions)} LIMIT {_MOST_LINKED + 1}
+            """,  # noqa: S608 - predicates are ours, values are arguments
+            *inner.values,
+        )
+        if len(rows) > _MOST_LINKED:
+            raise SearchError(name, f"the chain goes through more than {_MOST_LINKED} resources: narrow it")
+        keys += [ix.key(code, f"{target}/{logical_id(row['head'])}") for row in rows]
+    return f"keys && {arguments.add(keys)}::bigint[]"
+
+
+def _targets(name: str, code: str, parameter: SearchParameter, of: str, rest: str) -> list[str]:
+    """The types that a chain may go through: the one that is named, else those that have the next parameter."""
+    if of:
+        if of not in resource_types():
+            raise SearchError(name, f"{of} is no resource type")
+        return [of]
+    following = rest.partition(".")[0].partition(":")[0]
+    listed = ["Patient"] if code == "patient" else parameter.targets or sorted(resource_types())
+    fitting = [t for t in listed if following in COMMON or following == "_has" or following in search_parameters(t)]
+    if not fitting:
+        raise UnknownParameterError(name, f"{following} is not a search parameter of what {code} refers to")
+    return fitting
+
+
+async def _has(
+    pool: Pool | Connection,
+    reader: Reader,
+    kinds: Sequence[str],
+    name: str,
+    value: str,
+    arguments: Arguments,
+    depth: int,
+) -> str:
+    """``_has:Observation:patient:code``: the resources that one which matches refers to (R4 3.1.1.4.14)."""
+    parts = name.split(":", 3)
+    if len(parts) != 4 or parts[1] not in resource_types():
+        raise SearchError(name, "_has:Type:reference:parameter")
+    _, of, code, rest = parts
+    parameter = search_parameters(of).get(code)
+    if parameter is None or parameter.kind != "reference":
+        raise SearchError(name, f"{code} is not a reference parameter of {of}")
+    inner = Arguments(arguments.base)
+    conditions = [f"type = {inner.add(of)}", _readable(reader, inner)]
+    conditions.append(await _term(pool, reader, [of], rest, value, inner, depth + 1))
+    if list(kinds) == ["Patient"] and code in ("patient", "subject") and compartment(of):
+        rows = await pool.fetch(
+            f"SELECT DISTINCT patient_id FROM resource WHERE {' AND '.join(conditions)} LIMIT {_MOST_LINKED + 1}",  # noqa: S608
+            *inner.values,
+        )
+        numbers = [row["patient_id"] for row in rows]
+    else:
+        rows = await pool.fetch(
+            f"SELECT content FROM resource WHERE {' AND '.join(conditions)} LIMIT {_MOST_LINKED + 1}",  # noqa: S608
+            *inner.values,
+        )
+        select = compile_path(parameter.expression)
+        numbers = [
+            internal_id(kind, number)
+            for row in rows
+            for kind, number in local_references(select(orjson.loads(row["content"])), arguments.base)
+            if kind in kinds
+        ]
+    if len(rows) > _MOST_LINKED:
+        raise SearchError(name, f"the chain goes through more than {_MOST_LINKED} resources: narrow it")
+    return f"id = ANY({arguments.add(numbers)}::uuid[])"
+
+
+async def _counted(
+    pool: Pool | Connection,
+    reader: Reader,
+    kinds: Sequence[str],
+    where: str,
+    arguments: Arguments,
+    query: Sequence[tuple[str, str]],
+) -> int:
+    noted = _noted(reader, kinds, arguments, query, "NULL::uuid")
+    counted: int = await pool.fetchval(
+        f"WITH noted AS ({noted}) SELECT count(*) FROM resource WHERE {where}",  # noqa: S608
+        *arguments.values,
+    )
+    return counted
+
+
+async def _rows(
+    pool: Pool | Connection,
+    reader: Reader,
+    kinds: Sequence[str],
+    where: str,
+    asked: _Asked,
+    arguments: Arguments,
+    query: Sequence[tuple[str, str]],
+    *,
+    counted: bool,
+) -> list[asyncpg.Record]:
+    """One page and one row more."""
+    order = [*asked.order, ("id", asked.order[-1][1])]
+    total = f"(SELECT count(*) FROM resource WHERE {where})" if counted else "NULL::bigint"  # noqa: S608
+    page = f"{where} AND {_after(order, asked.cursor, arguments)}" if asked.cursor else where
+    sorted_by = ", ".join(f"{sql} {'DESC' if descending else 'ASC'} NULLS LAST" for sql, descending in order)
+    columns = ", ".join(f"{sql} AS sort{number}" for number, (sql, _) in enumerate(asked.order))
+    again = ", ".join(
+        f"sort{number} {'DESC' if descending else 'ASC'} NULLS LAST"
+        for number, (_, descending) in enumerate(asked.order)
+    )
+    limit = arguments.add(asked.count + 1)
+    noted = _noted(reader, kinds, arguments, query, "found.patient_id")
+    rows: list[asyncpg.Record] = await pool.fetch(
+        f"""
+        WITH found AS (
+            SELECT id, type, patient_id, content, {columns} FROM resource
+            WHERE {page} ORDER BY {sorted_by} LIMIT {limit}
+        ), noted AS ({noted})
+        SELECT *, {total} AS total FROM found
+        ORDER BY {again}, id {"DESC" if order[-1][1] else "ASC"}
+        """,  # noqa: S608 - columns and predicates are ours, values are arguments
+        *arguments.values,
+    )
+    return rows
+
+
+def _noted(
+    reader: Reader, kinds: Sequence[str], arguments: Arguments, query: Sequence[tuple[str, str]], patient: str
+) -> str:
+    """The audit line of a search: one for each patient who was found."""
+    text = "&".join(f"{name}={value}" for name, value in query)[:2000]
+    values = ", ".join(
+        (
+            f"{arguments.add(reader.actor)}::text",
+            f"{arguments.add(reader.organisation_id)}::uuid",
+            "'search'",
+            patient,
+            f"{arguments.add(','.join(kinds)[:200])}::text",
+            f"{arguments.add(text)}::text",
+        )
+    )
+    source = "(SELECT) AS always LEFT JOIN found ON true" if patient.startswith("found") else "(SELECT) AS always"
+    return f"""
+        INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, query)
+        SELECT DISTINCT {values} FROM {source}
+    """  # noqa: S608 - values are arguments
+
+
+def _readable(reader: Reader, arguments: Arguments) -> str:
+    return readable(reader, arguments.values)
 
 
 def read_count(value: str) -> int:
-    number = int(value) if _COUNT.match(value) else 0
-    if not 1 <= number <= MAX_COUNT:
-        raise SearchError("_count", f"a number from 1 to {MAX_COUNT}")
-    return number
+    """_count; 0 asks for the total alone. Raises SearchError."""
+    if not _COUNT.match(value):
+        raise SearchError("_count", "a number")
+    return min(int(value), MAX_COUNT)
 
 
-def _total(value: str) -> bool:
-    if value not in ("none", "estimate", "accurate"):
-        raise SearchError("_total", "one of none, estimate, accurate")
-    return value != "none"
+def _cursor(row: asyncpg.Record, keys: int) -> str:
+    values = [row[f"sort{number}"] for number in range(keys)]
+    texts = [
+        None if value is None else ["t", value.isoformat()] if isinstance(value, datetime) else ["s", str(value)]
+        if not isinstance(value, Decimal) else ["n", str(value)]
+        for value in values
+    ]  # fmt: skip
+    return base64.urlsafe_b64encode(orjson.dumps([texts, str(row["id"])])).decode().rstrip("=")
 
 
-def _cursor(at: datetime | None, number: uuid.UUID) -> str:
-    return base64.urlsafe_b64encode(f"{at.isoformat() if at else ''}|{number}".encode()).decode().rstrip("=")
-
-
-def _after(order: _Order, cursor: str, arguments: list[Any]) -> str:
-    """What comes after the last row of the page before; rows without the sorted value come last."""
+def _after(order: Sequence[tuple[str, bool]], cursor: str, arguments: Arguments) -> str:
+    """What comes after the last row of the page before; rows without a sorted value come last."""
     try:
-        stamp, _, number = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().partition("|")
-        last = _argument(arguments, uuid.UUID(number))
-        at = datetime.fromisoformat(stamp).astimezone(UTC) if stamp else None
-    except (ValueError, OverflowError, binascii.Error):
-        raise SearchError("_cursor", "not a cursor of this server") from None
-    sign = "<" if order.descending else ">"
-    if at is None:
-        return f"({order.column} IS NULL AND id {sign} {last})"
-    moment = _argument(arguments, at)
-    return f"(({order.column}, id) {sign} ({moment}, {last}) OR {order.column} IS NULL)"
+        texts, number = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        last = [_value(text) for text in texts] + [uuid.UUID(number)]
+        if len(last) != len(order):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, ArithmeticError, binascii.Error):
+        raise SearchError("_cursor", "not a cursor of this search") from None
+    beyond = []
+    equal: list[str] = []
+    for (sql, descending), value in zip(order, last, strict=True):
+        if value is None:
+            equal.append(f"{sql} IS NULL")
+            continue
+        kind = {datetime: "timestamptz", Decimal: "numeric", uuid.UUID: "uuid"}.get(type(value), "text")
+        placeholder = f"{arguments.add(value)}::{kind}"
+        further = f"({sql} {'<' if descending else '>'} {placeholder} OR {sql} IS NULL)"
+        beyond.append(" AND ".join([*equal, further]))
+        equal.append(f"{sql} = {placeholder}")
+    return "((" + ") OR (".join(beyond) + "))"
 
 
-def _argument(arguments: list[Any], value: Any) -> str:
-    arguments.append(value)
-    return f"${len(arguments)}"
-
-
-def _uuid(parameter: str, text: str) -> uuid.UUID:
-    found = _uuid_or_none(text)
-    if found is None:
-        raise SearchError(parameter, "not a cursor of this server")
-    return found
-
-
-def _uuid_or_none(text: str) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text) if len(text) == 36 else None
-    except ValueError:
+def _value(text: Any) -> Any:
+    if text is None:
         return None
-
-
-def _query(query: Sequence[tuple[str, str]]) -> str:
-    return "&".join(f"{name}={value}" for name, value in query)[:2000]
+    kind, value = text
+    if kind == "t":
+        return datetime.fromisoformat(value)
+    return Decimal(value) if kind == "n" else str(value)

@@ -16,7 +16,7 @@ from carefolio.cloud.database import Connection
 from carefolio.mapping.model import Resource
 from carefolio.mapping.serialise import dumps
 from carefolio.record.labels import GENERAL
-from carefolio.record.search_keys import index
+from carefolio.record.search_index import index
 from carefolio.record.sources import StoredMessage
 
 _BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
@@ -101,6 +101,8 @@ class Row:
     keys: str = "{}"
     date_from: datetime | None = None
     date_to: datetime | None = None
+    texts: str = "[]"
+    ranges: str = "{}"
     available_from: datetime | None = None
     seq: int | None = None
     source_time: datetime | None = None
@@ -123,11 +125,15 @@ def make_row(
     label: str = GENERAL,
     place: str | None = None,
     available_from: datetime | None = None,
+    logical_id: str | None = None,
 ) -> Row | None:
-    """The next version of a resource (without id and meta); None where it says what is there already."""
+    """The next version of a resource (without id); None where it says what is there already.
+
+    Of its meta the profiles, tags, security labels and source stay. ``logical_id`` where the id is not the UUID.
+    """
     kind = resource["resourceType"]
-    body = dumps({name: value for name, value in resource.items() if name != "resourceType"})
-    digest = digest_of(body)
+    body = dumps({name: value for name, value in resource.items() if name not in ("resourceType", "id", "meta")})
+    digest = digest_of(body + dumps(_lasting(resource.get("meta") or {})))
     if current is not None and current.live and (current.digest, current.organisations, current.label) == (
         digest, organisations, label,
     ):  # fmt: skip
@@ -139,7 +145,7 @@ def make_row(
         type=kind,
         patient_id=patient_id,
         version=version,
-        content=_content(kind, number, version, now, source, label, body),
+        content=_content(resource, logical_id or str(number), version, now, source, label, body),
         digest=digest,
         organisations=organisations,
         label=label,
@@ -147,8 +153,15 @@ def make_row(
         keys="{" + ",".join(map(str, indexed.keys)) + "}",
         date_from=indexed.date_from,
         date_to=indexed.date_to,
+        texts=dumps(indexed.texts).decode(),
+        ranges=indexed.ranges,
         available_from=available_from,
     )
+
+
+def _lasting(meta: dict[str, Any]) -> dict[str, Any]:
+    """What of a meta is the resource's own, not the version's."""
+    return {name: value for name, value in meta.items() if name not in ("versionId", "lastUpdated", "source")}
 
 
 def deletion(number: uuid.UUID, kind: str, current: Known) -> Row:
@@ -165,15 +178,24 @@ def deletion(number: uuid.UUID, kind: str, current: Known) -> Row:
     )
 
 
+def instant(moment: datetime) -> str:
+    """A FHIR instant, to the millisecond."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
 def _content(
-    kind: str, number: uuid.UUID, version: int, now: datetime, source: uuid.UUID, label: str, body: bytes
+    resource: Resource, number: str, version: int, now: datetime, source: uuid.UUID, label: str, body: bytes
 ) -> str:
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
-    security = "" if label == GENERAL else f',"security":[{{"system":"{_LABELS}","code":"{label}"}}]'
-    head = (
-        f'{{"resourceType":"{kind}","id":"{number}",'
-        f'"meta":{{"versionId":"{version}","lastUpdated":"{stamp}","source":"urn:uuid:{source}"{security}}}'
-    )
+    sent = resource.get("meta") or {}
+    meta = {
+        "versionId": str(version),
+        "lastUpdated": instant(now),
+        "source": sent.get("source", f"urn:uuid:{source}"),
+    } | {name: value for name, value in sent.items() if name not in ("versionId", "lastUpdated", "source")}
+    if label != GENERAL:
+        others = [coding for coding in sent.get("security", []) if coding.get("system") != _LABELS]
+        meta["security"] = [*others, {"system": _LABELS, "code": label}]
+    head = f'{{"resourceType":"{resource["resourceType"]}","id":"{number}","meta":{dumps(meta).decode()}'
     rest = body.decode()
     return head + ("}" if rest == "{}" else "," + rest[1:])
 
@@ -268,9 +290,9 @@ async def write(
             SELECT * FROM unnest(
                 $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
                 $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[],
-                $25::bigint[], $26::timestamptz[]
+                $25::bigint[], $26::timestamptz[], $28::text[], $29::text[]
             ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, patient_id, place,
-                    label, available_from, seq, source_time)
+                    label, available_from, seq, source_time, texts, ranges)
         ), kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
                                           team_id, label, message_id, place, seq, content, available_from)
@@ -291,10 +313,11 @@ async def write(
         ), written AS (
             INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
                                        message_id, place, seq, source_time, digest, content, keys,
-                                       date_from, date_to, label, available_from)
+                                       date_from, date_to, label, available_from, texts, ranges)
             SELECT id, type, version, $14, patient_id, organisations::uuid[],
                    $15, $16, place, coalesce(seq, $17), coalesce(source_time, $18), digest, content, keys::bigint[],
-                   date_from, date_to, label, available_from
+                   date_from, date_to, label, available_from,
+                   ARRAY(SELECT json_array_elements_text(texts::json)), ranges::nummultirange
             FROM incoming WHERE content IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET
                 version = excluded.version, last_updated = excluded.last_updated,
@@ -305,7 +328,8 @@ async def write(
                     ELSE greatest(r.source_time, excluded.source_time) END,
                 digest = excluded.digest,
                 content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
-                date_to = excluded.date_to, label = excluded.label, available_from = excluded.available_from
+                date_to = excluded.date_to, label = excluded.label, available_from = excluded.available_from,
+                texts = excluded.texts, ranges = excluded.ranges
             WHERE r.version = excluded.version - 1
             RETURNING id
         ), confirmed AS (
@@ -351,6 +375,8 @@ async def write(
         [row.seq for row in rows],
         [row.source_time for row in rows],
         exact,
+        [row.texts for row in rows],
+        [row.ranges for row in rows],
     )
     if origin.message_id is not None and not counted["ended"]:
         raise EndedMeanwhileError

@@ -1,0 +1,22 @@
+"""Search by every parameter of FHIR R4, and resources that apps write."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+STATEMENTS = (
+    # What keys find, these tell exactly: texts of strings ("parameter value"), ranges of dates and numbers.
+    "ALTER TABLE resource ADD COLUMN texts text[] NOT NULL DEFAULT '{}'",
+    "ALTER TABLE resource ADD COLUMN ranges nummultirange NOT NULL DEFAULT '{}'",
+    # Apps register identifiers too.
+    "ALTER TABLE patient_identifier ALTER COLUMN message_id DROP NOT NULL",
+    # Histories of a type and of the whole server, the newest first.
+    "CREATE INDEX resource_history_type ON resource_history (type, valid_from DESC)",
+    "CREATE INDEX resource_updated ON resource (last_updated DESC, id)",
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.execute(statement)

@@ -1,0 +1,394 @@
+"""What apps write: create, update, patch, delete, and bundles of them; one transaction, all or nothing (R4 3.1.0).
+
+Nothing reaches the record that is not valid R4. Nobody writes into a record, or over a resource, that he does not
+read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.fhir import text
+from carefolio.fhir.definitions import compartment, search_parameters
+from carefolio.fhir.errors import FhirError, error
+from carefolio.fhir.paths import compile_path
+from carefolio.fhir.validation import validate
+from carefolio.mapping.patient import nhs_number
+from carefolio.record import matching, search
+from carefolio.record.access import Reader
+from carefolio.record.ids import internal_id, uuid7
+from carefolio.record.includes import local_references, logical_id
+from carefolio.record.search_terms import SearchError
+from carefolio.record.write import (
+    RETRIED,
+    Known,
+    Origin,
+    Row,
+    deletion,
+    known,
+    make_row,
+    write,
+)
+
+_TRIES = 5
+_ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
+_NHS = "https://fhir.nhs.uk/Id/nhs-number"
+_MOST_CONDITIONAL = 500
+Patch = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Operation:
+    """One write. ``method`` is POST, PUT, PATCH or DELETE; ``id`` None where the server gives it, or a query finds it.
+
+    ``query`` is If-None-Exist of a POST, the search of a conditional PUT, PATCH or DELETE; ``if_match`` the version
+    that must be current; ``full_url`` is what other entries of a bundle call it; ``place`` names it in errors.
+    """
+
+    method: str
+    type: str
+    id: str | None = None
+    resource: dict[str, Any] | None = None
+    patch: Patch | None = None
+    query: list[tuple[str, str]] | None = None
+    if_match: int | None = None
+    full_url: str = ""
+    place: str = ""
+    many: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """How a write ended: HTTP status, and the version that is there now (``content`` None after a deletion)."""
+
+    status: int
+    type: str
+    id: str
+    version: int
+    at: datetime
+    content: str | None
+    deleted: int = 0
+
+
+@dataclass(slots=True)
+class _Work:
+    """An operation on its way: the resource that it is about, found and locked."""
+
+    operation: Operation
+    number: uuid.UUID | None = None
+    id: str = ""
+    current: Known | None = None
+    done: Result | None = None
+
+
+@dataclass(slots=True)
+class _Commit:
+    """What one transaction gathers."""
+
+    reader: Reader
+    base: str
+    now: datetime
+    origin: Origin
+    rows: dict[uuid.UUID, Row] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+
+
+async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], base: str) -> list[Result]:
+    """Do writes, all or none, in FHIR's order (DELETE, POST, PUT, PATCH); the results are in the order given.
+
+    Raises FhirError and SearchError, which leave nothing changed; database errors pass.
+    """
+    for attempt in range(_TRIES):
+        try:
+            async with pool.acquire() as connection, connection.transaction():
+                return await _commit(connection, reader, operations, base)
+        except RETRIED:
+            if attempt == _TRIES - 1:
+                raise
+            await asyncio.sleep(0.01 * 2**attempt)
+    raise AssertionError("the loop returns or raises")
+
+
+async def _commit(connection: Connection, reader: Reader, operations: Sequence[Operation], base: str) -> list[Result]:
+    origin = Origin(uuid7(), reader.actor, organisation_id=reader.organisation_id)
+    made = _Commit(reader, base, datetime.now(UTC), origin)
+    work = [_Work(operation) for operation in operations]
+    await _lock_queries(connection, operations)
+    several: list[_Work] = []
+    for each in work:
+        several += await _find(connection, made, each)
+    await _lock(connection, made, [*work, *several])
+    _check_twice([*work, *several])
+    for each in work:
+        if each.operation.full_url and each.id:
+            made.names[each.operation.full_url] = f"{each.operation.type}/{each.id}"
+    for method in ("DELETE", "POST", "PUT", "PATCH"):
+        for each in (*work, *several):
+            if each.operation.method == method and each.done is None:
+                await _do(connection, made, each)
+    rows = sorted(made.rows.values(), key=lambda row: row.id)
+    await _records(connection, made, rows)
+    if rows:
+        patients = list(dict.fromkeys(row.patient_id for row in rows if row.patient_id))
+        # Without a message the audit line of what belongs to nobody names nobody.
+        await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
+    for each in work:
+        if each.operation.many and each.done:
+            each.done.deleted = sum(1 for other in several if other.operation is each.operation)
+    return [each.done for each in work if each.done is not None]
+
+
+async def _lock_queries(connection: Connection, operations: Sequence[Operation]) -> None:
+    """Two writes by the same condition decide one after the other."""
+    names = {f"{o.type}?{sorted(o.query)}" for o in operations if o.query is not None}
+    for name in sorted(names):
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 7))", name)
+
+
+async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Work]:
+    """The resource that an operation is about; for a deletion by condition all further ones."""
+    operation = work.operation
+    if operation.query is None:
+        if operation.method == "POST":
+            work.number = uuid7()
+            work.id = str(work.number)
+        else:
+            work.id = operation.id or ""
+            if not _ID.match(work.id):
+                raise error(400, "value", "an id has at most 64 letters, digits, - and .", operation.place)
+            work.number = internal_id(operation.type, work.id)
+        return []
+    query = [*operation.query, ("_count", str(_MOST_CONDITIONAL if operation.many else 2))]
+    page = await search.search(connection, made.reader, [operation.type], query, made.base)
+    found = [(each.id, logical_id(each.content)) for each in page.found]
+    if not operation.many and len(found) > 1:
+        raise error(412, "multiple-matches", "the condition is true of more than one resource", operation.place)
+    if found:
+        work.number, work.id = found[0]
+        if operation.method == "POST":
+            row = await connection.fetchrow(
+                "SELECT version, last_updated, content FROM resource WHERE id = $1", work.number
+            )
+            work.done = Result(200, operation.type, work.id, row["version"], row["last_updated"], row["content"])
+        return [_Work(operation, number, name) for number, name in found[1:]]
+    if operation.method in ("DELETE", "PATCH"):
+        if operation.method == "PATCH":
+            raise error(404, "not-found", "the condition is true of no resource", operation.place)
+        work.done = Result(204, operation.type, "", 0, made.now, None)
+    else:
+        work.id = operation.id or (operation.resource or {}).get("id", "") if operation.method == "PUT" else ""
+        work.id = work.id if _ID.match(work.id) else str(uuid7())
+        work.number = internal_id(operation.type, work.id)
+    return []
+
+
+async def _lock(connection: Connection, made: _Commit, work: Sequence[_Work]) -> None:
+    """Read what is there, locked until the transaction ends, in the order of ids."""
+    numbers = sorted({each.number for each in work if each.number and each.done is None})
+    if not numbers:
+        return
+    await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
+    kinds = {each.operation.type for each in work}
+    there = await known(connection, numbers, sorted(kinds), aliases=False)
+    for each in work:
+        if each.number is None or each.done is not None:
+            continue
+        each.current = there.get(each.number)
+        if each.current and made.reader.organisation_id not in each.current.organisations:
+            raise error(403, "forbidden", "the resource is not this client's to change", each.operation.place)
+
+
+def _check_twice(work: Sequence[_Work]) -> None:
+    """One transaction changes a resource once (R4 3.1.0.11.2)."""
+    seen: set[uuid.UUID] = set()
+    for each in work:
+        if each.number is None or each.done is not None:
+            continue
+        if each.number in seen:
+            raise error(400, "invalid", "the same resource twice in one transaction", each.operation.place)
+        seen.add(each.number)
+
+
+async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
+    operation, current = work.operation, work.current
+    live = current is not None and current.live
+    if operation.if_match is not None and (not live or current is None or current.version != operation.if_match):
+        raise error(412, "conflict", "the resource has another version", operation.place)
+    assert work.number is not None
+    if operation.method == "DELETE":
+        if current is None or not live:
+            work.done = Result(204, operation.type, work.id, current.version if current else 0, made.now, None)
+            return
+        row = deletion(work.number, operation.type, current)
+        made.rows[work.number] = row
+        work.done = Result(204, operation.type, work.id, row.version, made.now, None)
+        return
+    if operation.method == "PATCH":
+        if current is None or current.content is None:
+            raise error(404, "not-found", f"no such {operation.type}", operation.place)
+        assert operation.patch is not None
+        resource = operation.patch(text.loads(current.content))
+        if resource.get("id") != work.id or resource.get("resourceType") != operation.type:
+            raise error(422, "invalid", "a patch does not change id or type", operation.place)
+        check(resource, operation.type, operation.place)
+    else:
+        resource = copy.copy(operation.resource or {})
+    resource["id"] = work.id
+    resource = await _resolved(connection, made, resource, operation.place)
+    row_made = await _row(connection, made, work, resource)
+    if row_made is None:
+        assert current is not None
+        assert current.content is not None
+        at = datetime.fromisoformat(text.loads(current.content)["meta"]["lastUpdated"])
+        work.done = Result(200, operation.type, work.id, current.version, at, current.content)
+        return
+    made.rows[work.number] = row_made
+    status = 200 if live else 201
+    work.done = Result(status, operation.type, work.id, row_made.version, made.now, row_made.content)
+
+
+def check(resource: Any, kind: str, place: str = "") -> None:
+    """Raise FhirError where a resource is not a valid one of this type."""
+    if not isinstance(resource, dict) or resource.get("resourceType") != kind:
+        raise error(400, "invalid", f"the body is no {kind}", place)
+    if issues := validate(resource):
+        raise FhirError(422 if resource.get("resourceType") == kind else 400, issues)
+
+
+async def _row(connection: Connection, made: _Commit, work: _Work, resource: dict[str, Any]) -> Row | None:
+    current = work.current
+    assert work.number is not None
+    organisations = [made.reader.organisation_id]
+    if current is not None:
+        organisations = list(dict.fromkeys([*current.organisations, made.reader.organisation_id]))
+    patient = patient_of(resource, work.number, made.base)
+    if current is not None and current.live and current.patient_id not in (None, patient):
+        raise error(422, "business-rule", "a resource does not change its patient", work.operation.place)
+    return make_row(
+        work.number,
+        resource,
+        current,
+        patient_id=patient,
+        organisations=organisations,
+        source=made.origin.id,
+        now=made.now,
+        logical_id=work.id,
+        available_from=current.available_from if current else None,
+    )
+
+
+def patient_of(resource: dict[str, Any], number: uuid.UUID, base: str) -> uuid.UUID | None:
+    """In whose record a resource is: the Patient that the parameters of the compartment name first."""
+    kind = resource["resourceType"]
+    if kind == "Patient":
+        return number
+    parameters = search_parameters(kind)
+    codes = sorted(compartment(kind), key=lambda code: code not in ("patient", "subject"))
+    for code in codes:
+        if code in parameters:
+            values = compile_path(parameters[code].expression)(resource)
+            for of, name in local_references(values, base):
+                if of == "Patient":
+                    return internal_id("Patient", name)
+    return None
+
+
+async def _resolved(connection: Connection, made: _Commit, resource: dict[str, Any], place: str) -> dict[str, Any]:
+    """The resource with the bundle's own names, and conditional references, replaced (R4 3.1.0.11.2)."""
+    questions: dict[str, str] = {}
+    for value in _references(resource):
+        if "?" in value and value not in made.names and re.match(r"[A-Z][A-Za-z]+\?", value):
+            questions[value] = ""
+    for question in questions:
+        kind, _, query = question.partition("?")
+        pairs = parse_qsl(query, keep_blank_values=True)
+        try:
+            page = await search.search(connection, made.reader, [kind], [*pairs, ("_count", "2")], made.base)
+        except SearchError as wrong:
+            raise error(400, "invalid", f"a conditional reference: {wrong}", place) from None
+        if len(page.found) != 1:
+            wrong_count = "no resource" if not page.found else "more than one resource"
+            raise error(412, "processing", f"a conditional reference is true of {wrong_count}", place)
+        made.names[question] = f"{kind}/{logical_id(page.found[0].content)}"
+    renamed: dict[str, Any] = _renamed(resource, made.names) if made.names else resource
+    return renamed
+
+
+def _references(value: Any) -> list[str]:
+    found = []
+    if isinstance(value, dict):
+        if isinstance(value.get("reference"), str):
+            found.append(value["reference"])
+        for inner in value.values():
+            found += _references(inner) if isinstance(inner, dict | list) else []
+    elif isinstance(value, list):
+        for inner in value:
+            found += _references(inner)
+    return found
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """References, URLs of attachments and the like that name an entry of the bundle."""
+    if isinstance(value, dict):
+        return {name: _renamed(inner, names) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+async def _records(connection: Connection, made: _Commit, rows: Sequence[Row]) -> None:
+    """Records for new patients; nobody writes into one that he does not read, or with another's NHS number."""
+    patients = sorted({row.patient_id for row in rows if row.patient_id})
+    if not patients:
+        return
+    strangers = await connection.fetchval(
+        "SELECT id FROM resource WHERE id = ANY($1) AND NOT organisations @> ARRAY[$2::uuid] LIMIT 1",
+        patients,
+        made.reader.organisation_id,
+    )
+    if strangers is not None:
+        raise error(422, "business-rule", "the patient is not known to this client")
+    await connection.execute(
+        """
+        INSERT INTO record (id, person_id, created_at) SELECT id, id, now() FROM unnest($1::uuid[]) AS t (id)
+        ON CONFLICT DO NOTHING
+        """,
+        patients,
+    )
+    for row in rows:
+        if row.type == "Patient" and row.content:
+            await _identifiers(connection, row.id, text.loads(row.content))
+
+
+async def _identifiers(connection: Connection, patient: uuid.UUID, resource: dict[str, Any]) -> None:
+    """The NHS number of a Patient finds his record, and nobody else's."""
+    numbers = [
+        digits
+        for identifier in resource.get("identifier", [])
+        if identifier.get("system") == _NHS and (digits := nhs_number(str(identifier.get("value", ""))))
+    ]
+    if not numbers:
+        return
+    taken = await connection.fetchval(
+        """
+        INSERT INTO patient_identifier (owner, system, value, patient_id)
+        SELECT $1, $2, value, $4 FROM unnest($3::text[]) AS t (value)
+        ON CONFLICT (owner, system, value) DO UPDATE SET owner = excluded.owner
+        RETURNING nullif(patient_id, $4)
+        """,
+        matching.NATIONAL,
+        _NHS,
+        numbers,
+        patient,
+    )
+    if taken is not None:
+        raise error(409, "duplicate", "the NHS number is on another record", "Patient.identifier")

@@ -1,0 +1,408 @@
+"""What search needs of a resource, in its row: by FHIR's own search parameters (R4, search-parameters.json).
+
+``keys``: 64-bit hashes under one GIN index: tokens, references, URIs, exact strings, beginnings of strings, places of
+dates and numbers. They find candidates; ``texts`` and ``ranges`` tell exactly. The type's main date is a column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from decimal import Context, Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from carefolio.fhir.dates import DateRange, date_range_of
+from carefolio.fhir.definitions import SearchParameter, search_parameters
+from carefolio.fhir.paths import compile_path
+
+# The date by which a type's resources are put in order for a reader.
+MAIN_DATE = {
+    "AllergyIntolerance": "date",
+    "Condition": "recorded-date",
+    "DiagnosticReport": "date",
+    "Encounter": "date",
+    "Immunization": "date",
+    "MedicationRequest": "authoredon",
+    "Observation": "date",
+    "Patient": "birthdate",
+    "Procedure": "date",
+    "ServiceRequest": "authored",
+    "Specimen": "collected",
+}
+# Beginnings of strings have keys up to this length; what is asked for beyond it is told by ``texts``.
+LONGEST_BEGINNING = 6
+_LONGEST_TEXT = 400
+LIMIT = Decimal(10) ** 19
+BAND = 10**20
+# Bands and their numbers together have more digits than decimals have by themselves.
+WIDE = Context(prec=80)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Indexed(NamedTuple):
+    keys: list[int]
+    date_from: datetime | None
+    date_to: datetime | None
+    texts: list[str]
+    ranges: str
+
+
+class Interval(NamedTuple):
+    """A half-open range of numbers; dates are microseconds since 1970. ``low`` = ``high`` is one point."""
+
+    low: Decimal
+    high: Decimal
+
+
+def index(resource: dict[str, Any]) -> Indexed:
+    """The row's search columns of one resource."""
+    kind = resource["resourceType"]
+    keys: set[int] = set()
+    texts: list[str] = []
+    ranges: set[str] = set()
+    main: DateRange | None = None
+    for code, parameter in search_parameters(kind).items():
+        values = compile_path(parameter.expression)(resource)
+        if not values:
+            continue
+        keys.add(present(code))
+        if parameter.kind == "date" and MAIN_DATE.get(kind) == code:
+            main = main or next((span for value in values if (span := date_range_of(value))), None)
+            continue
+        for value in values:
+            if parameter.kind == "composite":
+                _composite(parameter, value, keys, ranges, texts)
+            else:
+                _index_value(code, parameter.kind, value, keys, ranges, texts)
+    _meta(resource, keys)
+    return Indexed(
+        sorted(keys),
+        main.start if main else None,
+        main.end if main else None,
+        sorted(set(texts)),
+        "{" + ",".join(sorted(ranges)) + "}",
+    )
+
+
+def _index_value(
+    code: str,
+    kind: str,
+    value: Any,
+    keys: set[int],
+    ranges: set[str],
+    texts: list[str],
+    *,
+    paired_units: bool = False,
+) -> None:
+    if kind == "token":
+        keys.update(key(code, token) for token in tokens(value))
+        texts.extend(text_row(f"{code}:text", token) for token in _token_texts(value))
+    elif kind == "reference":
+        keys.update(key(code, reference) for reference in references(value))
+    elif kind == "uri":
+        keys.add(key(code, str(value)))
+    elif kind == "string":
+        for part in strings(value):
+            keys.add(key(f"{code}:exact", part[:_LONGEST_TEXT]))
+            plain = normalised(part)
+            keys.update(key(f"{code}^", plain[:length]) for length in range(1, min(len(plain), LONGEST_BEGINNING) + 1))
+            texts.append(text_row(code, plain))
+    else:
+        for band, interval in intervals(code, kind, value):
+            if paired_units and "||" in band:
+                continue
+            keys.update(buckets(band, kind, interval))
+            ranges.add(range_literal(band, interval))
+
+
+def _composite(parameter: SearchParameter, item: Any, keys: set[int], ranges: set[str], texts: list[str]) -> None:
+    """Pairs of one item: a token with a token, a string, a date or a quantity; the pair is one value."""
+    if not isinstance(item, dict):
+        return
+    (_, first_kind, first), (_, second_kind, second) = parameter.components[:2]
+    # A pair is asked for by a code; a system alone tells nothing.
+    starts = (
+        [t for value in relative(first, item) for t in tokens(value) if t[-1:] != "|"] if first_kind == "token" else []
+    )
+    if first_kind == "reference":
+        starts = [found for value in relative(first, item) for found in references(value)]
+    for start in starts:
+        code = paired(parameter.code, start)
+        for value in relative(second, item):
+            _index_value(code, second_kind, value, keys, ranges, texts, paired_units=True)
+
+
+def paired(code: str, start: str) -> str:
+    """The name under which the second part of a composite is kept: the parameter with its first part."""
+    return f"{code}$\x1e{start}"
+
+
+def relative(expression: str, item: dict[str, Any]) -> list[Any]:
+    """The values that a component's expression selects from an item of its composite."""
+    return [value for part in expression.split("|") for value in compile_path(f"Item.{part.strip()}")(item)]
+
+
+def _meta(resource: dict[str, Any], keys: set[int]) -> None:
+    meta = resource.get("meta") or {}
+    for code, name in (("_tag", "tag"), ("_security", "security")):
+        for coding in meta.get(name, []):
+            keys.update(key(code, token) for token in tokens(coding))
+            keys.add(present(code))
+    for profile in meta.get("profile", []):
+        keys.add(key("_profile", profile))
+        keys.add(present("_profile"))
+    if source := meta.get("source"):
+        keys.add(key("_source", source.partition("#")[0]))
+        keys.add(key("_source", source))
+
+
+@lru_cache(maxsize=20_000)
+def key(parameter: str, value: str) -> int:
+    """One searchable value of one parameter, as a signed 64-bit number."""
+    digest = hashlib.blake2b(f"{parameter}\x1f{value}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+def present(parameter: str) -> int:
+    """The key of a resource in which a parameter has any value (``:missing``)."""
+    return key(parameter, "\x1e")
+
+
+def tokens(value: Any) -> Iterator[str]:
+    """How a coded value can be asked for: with its system, without, by system alone (R4 3.1.1.4.10)."""
+    if isinstance(value, dict):
+        codings = value.get("coding")
+        if codings is None:
+            codings = [value]
+        for coding in codings:
+            code = coding.get("code") or coding.get("value")
+            system = coding.get("system", "")
+            if code is not None:
+                yield str(code)
+                yield f"{system}|{code}"
+            if system:
+                yield f"{system}|"
+        for coding in value.get("type", {}).get("coding", []) if isinstance(value.get("type"), dict) else []:
+            if "value" in value:
+                yield f":of-type|{coding.get('system', '')}|{coding.get('code', '')}|{value['value']}"
+    elif isinstance(value, bool):
+        yield "true" if value else "false"
+        yield f"|{'true' if value else 'false'}"
+    else:
+        yield str(value)
+        yield f"|{value}"
+
+
+def _token_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from (text for text in (value.get("text"), value.get("display")) if isinstance(text, str))
+        if isinstance(value.get("type"), dict) and isinstance(text := value["type"].get("text"), str):
+            yield text
+        yield from (coding["display"] for coding in value.get("coding", []) if isinstance(coding.get("display"), str))
+
+
+def references(value: Any) -> Iterator[str]:
+    """How a reference can be asked for: as it stands, by type and id, by id alone, by its identifier."""
+    if isinstance(value, str):
+        yield value
+        return
+    if not isinstance(value, dict):
+        return
+    target = value.get("reference")
+    if isinstance(target, str) and not target.startswith("#"):
+        plain = target.partition("/_history/")[0]
+        yield target
+        if plain != target:
+            yield plain
+        parts = plain.split("/")
+        if len(parts) >= 2:
+            yield f"{parts[-2]}/{parts[-1]}"
+            yield parts[-1]
+    if isinstance(identifier := value.get("identifier"), dict):
+        yield from (f":identifier|{token}" for token in tokens(identifier))
+
+
+def strings(value: Any) -> Iterator[str]:
+    """The texts of a string element; of a name or an address every part of it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            if name in ("use", "type", "period", "extension", "id"):
+                continue
+            yield from (inner for inner in (part if isinstance(part, list) else [part]) if isinstance(inner, str))
+
+
+def normalised(text: str) -> str:
+    """A text without case, accents and repeated spaces (R4 3.1.1.4.8)."""
+    plain = unicodedata.normalize("NFKD", text[:_LONGEST_TEXT])
+    return " ".join("".join(c for c in plain if not unicodedata.combining(c)).casefold().split())
+
+
+def text_row(code: str, text: str) -> str:
+    """A text of a parameter as it stands in ``texts``."""
+    return f"{code}\x1f{normalised(text)}"
+
+
+def intervals(code: str, kind: str, value: Any) -> Iterator[tuple[str, Interval]]:
+    """The values of a date, number or quantity: (the name that it is kept under, the range that it covers)."""
+    if kind == "date":
+        if isinstance(value, dict) and "event" in value:
+            for event in value["event"]:
+                yield from intervals(code, kind, event)
+        elif span := date_range_of(value):
+            yield code, of_dates(span)
+    elif kind == "number":
+        if (point := number(value)) is not None:
+            yield code, Interval(point, point)
+    elif isinstance(value, dict):
+        for low, high in _quantity(value):
+            for unit in units(value.get("low") or value.get("high") or value):
+                yield f"{code}{unit}", Interval(low, high)
+
+
+def _quantity(value: dict[str, Any]) -> Iterator[tuple[Decimal, Decimal]]:
+    if "low" in value or "high" in value:
+        low = number((value.get("low") or {}).get("value"))
+        high = number((value.get("high") or {}).get("value"))
+        yield -LIMIT if low is None else low, LIMIT if high is None else high
+    elif (point := number(value.get("value"))) is not None:
+        yield point, point
+
+
+def units(quantity: dict[str, Any]) -> set[str]:
+    """Under which units a quantity can be asked for: none, its code with its system, its code or its unit alone."""
+    made = {""}
+    if code := quantity.get("code"):
+        made |= {f"|{quantity.get('system', '')}|{code}", f"||{code}"}
+    if currency := quantity.get("currency"):
+        made |= {f"|urn:iso:std:iso:4217|{currency}", f"||{currency}"}
+    if unit := quantity.get("unit"):
+        made.add(f"||{unit}")
+    return made
+
+
+def number(value: Any) -> Decimal | None:
+    """A JSON number as a decimal within the bounds of the index; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        return None
+    try:
+        made = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return max(-LIMIT, min(LIMIT, made)) if made.is_finite() else None
+
+
+def of_dates(span: DateRange) -> Interval:
+    """A range of time as microseconds."""
+    return Interval(*(Decimal(_microseconds(moment)) for moment in span))
+
+
+def _microseconds(moment: datetime) -> int:
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def range_literal(band: str, interval: Interval) -> str:
+    """The interval within its band of numbers, as PostgreSQL writes a numrange."""
+    base = Decimal(band_of(band) * BAND)
+    low, high = WIDE.add(base, interval.low), WIDE.add(base, interval.high)
+    return f"[{low:f},{high:f}{']' if interval.low == interval.high else ')'}"
+
+
+@lru_cache(maxsize=20_000)
+def band_of(band: str) -> int:
+    """Where on the line of numbers the values of a parameter stand."""
+    return int.from_bytes(hashlib.blake2b(band.encode(), digest_size=6).digest()) + 1
+
+
+def buckets(band: str, kind: str, interval: Interval) -> Iterable[int]:
+    """The keys of a stored value: coarse places on the line, by which an index finds it."""
+    if kind == "date":
+        return {key(f"{band}#", place) for place in date_places(interval)}
+    return {key(f"{band}#", place) for place in number_places(interval)}
+
+
+_MONTH = Decimal(30 * 86_400 * 1_000_000)
+# Levels of places on the line of time: month, year and decade of 30-day months.
+_LEVELS = (1, 12, 120)
+_MOST_PLACES = 14
+_EARLIEST, _LATEST = -12 * 900, 12 * 1200
+
+
+def _months(interval: Interval) -> tuple[int, int]:
+    first = max(_EARLIEST, min(_LATEST, int((interval.low / _MONTH).to_integral_value(rounding="ROUND_FLOOR"))))
+    last = max(_EARLIEST, min(_LATEST, int((interval.high / _MONTH).to_integral_value(rounding="ROUND_FLOOR"))))
+    return first, max(first, last)
+
+
+def date_places(interval: Interval) -> Iterator[str]:
+    """Of a stored range: its months, years and decades; ``long`` where it has too many of one level."""
+    first, last = _months(interval)
+    for level in _LEVELS:
+        start, end = first // level, last // level
+        if end - start > _MOST_PLACES:
+            yield f"{level}:long"
+        else:
+            yield from (f"{level}:{place}" for place in range(start, end + 1))
+
+
+def date_cover(interval: Interval) -> Iterator[str]:
+    """Of a range that is asked for: places that every stored range which touches it has one of."""
+    first, last = _months(interval)
+    coarsest = len(_LEVELS) - 1
+    for number_of, level in enumerate(_LEVELS):
+        yield f"{level}:long"
+        start, end = first // level, last // level
+        if number_of == coarsest or end - start <= 2 * _MOST_PLACES:
+            yield from (f"{level}:{place}" for place in range(start, end + 1))
+            return
+        # The ends at this level, what lies between at the next.
+        upper = _LEVELS[number_of + 1] // level
+        inner_start, inner_end = -(-start // upper), (end + 1) // upper
+        yield from (
+            f"{level}:{place}" for place in (*range(start, inner_start * upper), *range(inner_end * upper, end + 1))
+        )
+        first, last = inner_start * upper * level, inner_end * upper * level - 1
+
+
+def _decade(value: Decimal) -> int:
+    return max(-12, min(20, value.adjusted()))
+
+
+def number_places(interval: Interval) -> Iterator[str]:
+    """Of a stored number or range: sign, power of ten and first digit."""
+    if interval.low != interval.high:
+        yield "long"
+        return
+    value = interval.low
+    if value == 0:
+        yield "0"
+        return
+    sign = "-" if value < 0 else "+"
+    power = _decade(value)
+    digit = int(abs(value).scaleb(-value.adjusted()))
+    yield f"{sign}{power}"
+    yield f"{sign}{power}:{digit}"
+
+
+def number_cover(interval: Interval) -> Iterator[str]:
+    """Of a range that is asked for: places that every stored number in it has one of."""
+    yield "long"
+    if interval.low <= 0 <= interval.high:
+        yield "0"
+    for sign, low, high in (("+", interval.low, interval.high), ("-", -interval.high, -interval.low)):
+        if high <= 0:
+            continue
+        low_power = _decade(low) if low > 0 else -12
+        high_power = _decade(high)
+        for power in range(low_power, high_power + 1):
+            if low_power < power < high_power or low <= 0:
+                yield f"{sign}{power}"
+                continue
+            first = int(low.scaleb(-low.adjusted())) if power == low_power and power > -12 else 1
+            last = int(high.scaleb(-high.adjusted())) if power == high_power and power < 20 else 9
+            yield from (f"{sign}{power}:{digit}" for digit in range(first, last + 1))
