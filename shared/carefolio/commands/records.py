@@ -65,6 +65,14 @@ def record_undo(join: str, as_json: Json = False) -> None:
     show({"parted": run(work)}, as_json)
 
 
+@record_app.command("reindex")
+def record_reindex(as_json: Json = False) -> None:
+    """Index every resource for search again, after an upgrade that finds more; all else goes on meanwhile."""
+    from carefolio.record.reindex import reindex
+
+    show({"resources": run(reindex)}, as_json)
+
+
 @code_app.command("list")
 def code_list(
     organisation: Annotated[str | None, typer.Option(metavar="ODS-CODE", help="Of one organisation.")] = None,

@@ -51,7 +51,14 @@ def search_parameters(kind: str) -> dict[str, SearchParameter]:
     return {
         code: SearchParameter(code, of, expression, tuple(targets), tuple((c, k, e) for c, k, e in components))
         for code, (of, expression, targets, components) in _file("search-parameters.json").get(kind, {}).items()
+        # Location's near needs a map.
+        if of != "special" and (of != "composite" or _is_pair(components))
     }
+
+
+def _is_pair(components: list[list[str]]) -> bool:
+    """Composites of two parts of one item; MolecularSequence has some of three, and of the whole resource."""
+    return len(components) == 2 and not any("%" in expression for _, _, expression in components)
 
 
 @cache

@@ -77,6 +77,9 @@ async def rebuild(connection: Connection, patient: uuid.UUID) -> Rebuilt:
     made = Rebuilt(records)
     await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", records)
     made.before = await _stored(connection, records)
+    # What an app wrote is the app's word, not the messages'.
+    apps = await connection.fetch("SELECT id FROM resource WHERE patient_id = ANY($1) AND by_app", records)
+    others = {row["id"] for row in apps}
     items = await _what_shaped(connection, records)
     made.messages = sum(1 for item in items if "raw" in item)
     try:
@@ -84,7 +87,8 @@ async def rebuild(connection: Connection, patient: uuid.UUID) -> Rebuilt:
             await _wipe(connection, records, list(made.before))
             for item in items:
                 await _again(connection, item, made)
-            made.after = await _stored(connection, records)
+            after = await _stored(connection, records)
+            made.after = {number: stored for number, stored in after.items() if number not in others}
             raise _Undo
     except _Undo:
         return made
@@ -177,7 +181,7 @@ async def _what_shaped(connection: Connection, records: list[uuid.UUID]) -> list
 
 async def _wipe(connection: Connection, records: list[uuid.UUID], resources: list[uuid.UUID]) -> None:
     """Inside the trial only."""
-    await connection.execute("DELETE FROM resource WHERE patient_id = ANY($1)", records)
+    await connection.execute("DELETE FROM resource WHERE patient_id = ANY($1) AND NOT by_app", records)
     await connection.execute("DELETE FROM resource_history WHERE patient_id = ANY($1)", records)
     await connection.execute("DELETE FROM resource_alias WHERE id = ANY($1) OR target = ANY($1)", resources)
     await connection.execute(
@@ -211,7 +215,7 @@ async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[
     rows: list[asyncpg.Record] = await connection.fetch(
         """
         SELECT id, type, patient_id, content, organisations, label, place, available_from, seq, source_time
-        FROM resource WHERE patient_id = ANY($1)
+        FROM resource WHERE patient_id = ANY($1) AND NOT by_app
         """,
         list(records),
     )

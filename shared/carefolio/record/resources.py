@@ -88,6 +88,7 @@ class _Work:
     id: str = ""
     current: Known | None = None
     done: Result | None = None
+    fresh: bool = False
 
 
 @dataclass(slots=True)
@@ -119,7 +120,7 @@ async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], ba
 
 
 async def _commit(connection: Connection, reader: Reader, operations: Sequence[Operation], base: str) -> list[Result]:
-    origin = Origin(uuid7(), reader.actor, organisation_id=reader.organisation_id)
+    origin = Origin(uuid7(), reader.actor, organisation_id=reader.organisation_id, app=True)
     made = _Commit(reader, base, datetime.now(UTC), origin)
     work = [_Work(operation) for operation in operations]
     await _lock_queries(connection, operations)
@@ -161,6 +162,7 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
         if operation.method == "POST":
             work.number = uuid7()
             work.id = str(work.number)
+            work.fresh = True
         else:
             work.id = operation.id or ""
             if not _ID.match(work.id):
@@ -193,7 +195,8 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
 
 async def _lock(connection: Connection, made: _Commit, work: Sequence[_Work]) -> None:
     """Read what is there, locked until the transaction ends, in the order of ids."""
-    numbers = sorted({each.number for each in work if each.number and each.done is None})
+    # A new id has nothing there, and nobody to wait for.
+    numbers = sorted({each.number for each in work if each.number and each.done is None and not each.fresh})
     if not numbers:
         return
     await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
@@ -350,20 +353,19 @@ async def _records(connection: Connection, made: _Commit, rows: Sequence[Row]) -
     patients = sorted({row.patient_id for row in rows if row.patient_id})
     if not patients:
         return
-    strangers = await connection.fetchval(
-        "SELECT id FROM resource WHERE id = ANY($1) AND NOT organisations @> ARRAY[$2::uuid] LIMIT 1",
+    stranger = await connection.fetchval(
+        """
+        WITH made AS (
+            INSERT INTO record (id, person_id, created_at) SELECT id, id, now() FROM unnest($1::uuid[]) AS t (id)
+            ON CONFLICT DO NOTHING
+        )
+        SELECT id FROM resource WHERE id = ANY($1) AND NOT organisations @> ARRAY[$2::uuid] LIMIT 1
+        """,
         patients,
         made.reader.organisation_id,
     )
-    if strangers is not None:
+    if stranger is not None:
         raise error(422, "business-rule", "the patient is not known to this client")
-    await connection.execute(
-        """
-        INSERT INTO record (id, person_id, created_at) SELECT id, id, now() FROM unnest($1::uuid[]) AS t (id)
-        ON CONFLICT DO NOTHING
-        """,
-        patients,
-    )
     for row in rows:
         if row.type == "Patient" and row.content:
             await _identifiers(connection, row.id, text.loads(row.content))

@@ -42,7 +42,7 @@ RETRIED = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What changes the record: a message, or a person's decision (``message_id`` None).
+    """What changes the record: a message, or a person's decision or an ``app`` (``message_id`` None).
 
     ``id`` becomes meta.source; ``seq`` is the order of receipt and ``time`` the sender's clock (of a message).
     """
@@ -54,6 +54,7 @@ class Origin:
     team_id: uuid.UUID | None = None
     seq: int = 0
     time: datetime = _BEGINNING
+    app: bool = False
 
     @classmethod
     def of(cls, message: StoredMessage, time: datetime) -> Origin:
@@ -313,11 +314,11 @@ async def write(
         ), written AS (
             INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
                                        message_id, place, seq, source_time, digest, content, keys,
-                                       date_from, date_to, label, available_from, texts, ranges)
+                                       date_from, date_to, label, available_from, texts, ranges, by_app)
             SELECT id, type, version, $14, patient_id, organisations::uuid[],
                    $15, $16, place, coalesce(seq, $17), coalesce(source_time, $18), digest, content, keys::bigint[],
                    date_from, date_to, label, available_from,
-                   ARRAY(SELECT json_array_elements_text(texts::json)), ranges::nummultirange
+                   ARRAY(SELECT json_array_elements_text(texts::json)), ranges::nummultirange, $30
             FROM incoming WHERE content IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET
                 version = excluded.version, last_updated = excluded.last_updated,
@@ -329,7 +330,7 @@ async def write(
                 digest = excluded.digest,
                 content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
                 date_to = excluded.date_to, label = excluded.label, available_from = excluded.available_from,
-                texts = excluded.texts, ranges = excluded.ranges
+                texts = excluded.texts, ranges = excluded.ranges, by_app = excluded.by_app
             WHERE r.version = excluded.version - 1
             RETURNING id
         ), confirmed AS (
@@ -377,6 +378,7 @@ async def write(
         exact,
         [row.texts for row in rows],
         [row.ranges for row in rows],
+        origin.app,
     )
     if origin.message_id is not None and not counted["ended"]:
         raise EndedMeanwhileError

@@ -9,6 +9,8 @@ STATEMENTS = (
     # What keys find, these tell exactly: texts of strings ("parameter value"), ranges of dates and numbers.
     "ALTER TABLE resource ADD COLUMN texts text[] NOT NULL DEFAULT '{}'",
     "ALTER TABLE resource ADD COLUMN ranges nummultirange NOT NULL DEFAULT '{}'",
+    # What an app wrote last is not made again from messages.
+    "ALTER TABLE resource ADD COLUMN by_app boolean NOT NULL DEFAULT false",
     # Apps register identifiers too.
     "ALTER TABLE patient_identifier ALTER COLUMN message_id DROP NOT NULL",
     # Histories of a type and of the whole server, the newest first.
