@@ -7,16 +7,17 @@ dates and numbers. They find candidates; ``texts`` and ``ranges`` tell exactly. 
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from carefolio.fhir.dates import DateRange, date_range_of
-from carefolio.fhir.definitions import SearchParameter, search_parameters
-from carefolio.fhir.paths import compile_path
+from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
+from carefolio.fhir.paths import Values, compile_path
 
 # The date by which a type's resources are put in order for a reader.
 MAIN_DATE = {
@@ -32,6 +33,8 @@ MAIN_DATE = {
     "ServiceRequest": "authored",
     "Specimen": "collected",
 }
+# An Observation's combo-code is its code or a component's, and so on.
+COMBINED = "combo-"
 # Beginnings of strings have keys up to this length; what is asked for beyond it is told by ``texts``.
 LONGEST_BEGINNING = 6
 _LONGEST_TEXT = 400
@@ -64,10 +67,13 @@ def index(resource: dict[str, Any]) -> Indexed:
     texts: list[str] = []
     ranges: set[str] = set()
     main: DateRange | None = None
-    for code, parameter in search_parameters(kind).items():
-        values = compile_path(parameter.expression)(resource)
+    for parameter, select, roots in _plan(kind):
+        if roots and roots.isdisjoint(resource):
+            continue
+        values = select(resource)
         if not values:
             continue
+        code = parameter.code
         keys.add(present(code))
         if parameter.kind == "date" and MAIN_DATE.get(kind) == code:
             main = main or next((span for value in values if (span := date_range_of(value))), None)
@@ -85,6 +91,24 @@ def index(resource: dict[str, Any]) -> Indexed:
         sorted(set(texts)),
         "{" + ",".join(sorted(ranges)) + "}",
     )
+
+
+@cache
+def _plan(kind: str) -> list[tuple[SearchParameter, Values, frozenset[str]]]:
+    """What is looked for in a type, and in which elements; empty for all that need to be looked at.
+
+    A combined parameter is asked for by its two parts (search_terms).
+    """
+    known = elements(kind)
+    made = []
+    for code, parameter in search_parameters(kind).items():
+        if code.startswith(COMBINED):
+            continue
+        names = set(re.findall(rf"\b{kind}\.([A-Za-z]+)", parameter.expression))
+        # A choice element is there under one of several names.
+        roots = {name for name, element in known.items() if name in names or element.choice in names}
+        made.append((parameter, compile_path(parameter.expression), frozenset(roots)))
+    return made
 
 
 def _index_value(
@@ -236,6 +260,7 @@ def strings(value: Any) -> Iterator[str]:
             yield from (inner for inner in (part if isinstance(part, list) else [part]) if isinstance(inner, str))
 
 
+@lru_cache(maxsize=20_000)
 def normalised(text: str) -> str:
     """A text without case, accents and repeated spaces (R4 3.1.1.4.8)."""
     plain = unicodedata.normalize("NFKD", text[:_LONGEST_TEXT])

@@ -77,6 +77,12 @@ def condition(kind: str, name: str, value: str, arguments: Arguments) -> str:
     parameter = search_parameters(kind).get(code)
     if parameter is None:
         raise UnknownParameterError(name, f"not a search parameter of {kind}")
+    if code.startswith(ix.COMBINED):
+        own, of_part = (f"{prefix}{name.removeprefix(ix.COMBINED)}" for prefix in ("", "component-"))
+        both = [condition(kind, each, value, arguments) for each in (own, of_part)]
+        # What neither has, or is, is said of both.
+        negative = modifier == "not" or (modifier == "missing" and value == "true")
+        return f"({both[0]} {'AND' if negative else 'OR'} {both[1]})"
     of = parameter.kind
     if modifier not in _ALLOWED[of] and not (of == "reference" and modifier in resource_types()):
         raise SearchError(name, f"the modifier :{modifier} is not one of a {of} parameter here")

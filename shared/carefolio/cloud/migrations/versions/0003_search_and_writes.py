@@ -15,7 +15,7 @@ STATEMENTS = (
     "ALTER TABLE patient_identifier ALTER COLUMN message_id DROP NOT NULL",
     # Histories of a type and of the whole server, the newest first.
     "CREATE INDEX resource_history_type ON resource_history (type, valid_from DESC)",
-    "CREATE INDEX resource_updated ON resource (last_updated DESC, id)",
+    "CREATE INDEX resource_updated ON resource USING brin (last_updated)",
 )
 
 
