@@ -45,8 +45,10 @@ async def test_twenty_kills_lose_nothing_and_double_nothing(
             wanted = unanswered | fresh
             posting = asyncio.create_task(load.post(*secret, wanted.items()))
             await asyncio.sleep(random.uniform(0.05, 0.6))
-            (victim,) = children(made, TARGETS[kill % len(TARGETS)])
-            victim.kill()
+            # What died before may not have been started again yet.
+            while not (victims := children(made, TARGETS[kill % len(TARGETS)])):
+                await asyncio.sleep(0.05)
+            victims[0].kill()
             posted = await posting
             acknowledged |= posted.acknowledged
             unanswered = {name: body for name, body in wanted.items() if name not in acknowledged}
