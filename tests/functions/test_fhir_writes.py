@@ -375,3 +375,21 @@ async def test_scopes_are_asked_of_every_entry(new_hospital: NewHospital) -> Non
     assert (await send(reader, "POST", "", bundle)).status == 403
     assert (await send(reader, "GET", "Observation?code=x")).status == 403
     assert (await send(reader, "GET", "?_type=Observation")).status == 403
+
+
+async def test_a_search_does_not_go_through_what_the_token_may_not_search(new_hospital: NewHospital) -> None:
+    """Who may see patients alone does not learn by a chain who has a result."""
+    narrow = await new_hospital(scope="system/Patient.crs")
+    for query in ("_has:Observation:patient:code=x", "organization.name=x", "_has:Observation:patient:status=final"):
+        assert (await send(narrow, "GET", f"Patient?{query}")).status == 400
+    blind = await new_hospital(scope="system/Patient.c")
+    assert (await send(blind, "POST", "Patient", patient(), If_None_Exist="gender=female")).status == 403
+
+
+async def test_one_organisation_does_not_delete_what_another_contributed_to(app: Hospital, hospital: Hospital) -> None:
+    person = Person(nhs())
+    for each in (app, hospital):
+        assert (await end(each, person.message("A28")))[0] == "applied"
+    number = (await app.patient(person.number))["id"]
+    assert (await send(app, "DELETE", f"Patient/{number}")).status == 409
+    assert (await hospital.patient(person.number))["id"] == number

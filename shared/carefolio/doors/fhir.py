@@ -354,7 +354,7 @@ def _if_match(request: Request) -> int | None:
 
 
 def _reader(token: Token) -> Reader:
-    return Reader(f"client/{token.client_id}", token.organisation_id)
+    return Reader(f"client/{token.client_id}", token.organisation_id, token.scope)
 
 
 def _type(request: Request) -> str:

@@ -6,13 +6,20 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from carefolio.identity import scopes
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who is reading. ``actor`` goes to the audit trail, such as ``client/…``."""
+    """Who is reading. ``actor`` goes to the audit trail, such as ``client/…``; ``scope`` is an app's, None for none."""
 
     actor: str
     organisation_id: uuid.UUID
+    scope: str | None = None
+
+    def may(self, kind: str, right: str) -> bool:
+        """Whether the scope allows ``right`` (a letter of ``cruds``) on a type: what a search goes through counts."""
+        return self.scope is None or scopes.permits(self.scope, kind, right)
 
 
 def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:

@@ -169,6 +169,8 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
                 raise error(400, "value", "an id has at most 64 letters, digits, - and .", operation.place)
             work.number = internal_id(operation.type, work.id)
         return []
+    if not made.reader.may(operation.type, "s"):
+        raise error(403, "forbidden", f"a condition needs the scope system/{operation.type}.s", operation.place)
     query = [*operation.query, ("_count", str(_MOST_CONDITIONAL if operation.many else 2))]
     page = await search.search(connection, made.reader, [operation.type], query, made.base)
     found = [(each.id, logical_id(each.content)) for each in page.found]
@@ -231,6 +233,9 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
         if current is None or not live:
             work.done = Result(204, operation.type, work.id, current.version if current else 0, made.now, None)
             return
+        if len(current.organisations) > 1:
+            # Who is a patient of others too does not go from the record because one has done with him.
+            raise error(409, "conflict", "other organisations contributed to the resource", operation.place)
         row = deletion(work.number, operation.type, current)
         made.rows[work.number] = row
         work.done = Result(204, operation.type, work.id, row.version, made.now, None)
@@ -314,6 +319,8 @@ async def _resolved(connection: Connection, made: _Commit, resource: dict[str, A
     for question in questions:
         kind, _, query = question.partition("?")
         pairs = parse_qsl(query, keep_blank_values=True)
+        if not made.reader.may(kind, "s"):
+            raise error(403, "forbidden", f"a condition needs the scope system/{kind}.s", place)
         try:
             page = await search.search(connection, made.reader, [kind], [*pairs, ("_count", "2")], made.base)
         except SearchError as wrong:

@@ -245,7 +245,9 @@ async def _chain(
     parameter = search_parameters(kind).get(code)
     if parameter is None or parameter.kind != "reference":
         raise UnknownParameterError(name, f"{code} is not a reference parameter of {kind}")
-    targets = _targets(name, code, parameter, of, rest)
+    targets = [target for target in _targets(name, code, parameter, of, rest) if reader.may(target, "s")]
+    if not targets:
+        raise SearchError(name, "the token does not search what the chain goes through")
     keys: list[int] = []
     for target in targets:
         inner = Arguments(arguments.base)
@@ -292,6 +294,8 @@ async def _has(
     if len(parts) != 4 or parts[1] not in resource_types():
         raise SearchError(name, "_has:Type:reference:parameter")
     _, of, code, rest = parts
+    if not reader.may(of, "s"):
+        raise SearchError(name, f"the token does not search {of}")
     parameter = search_parameters(of).get(code)
     if parameter is None or parameter.kind != "reference":
         raise SearchError(name, f"{code} is not a reference parameter of {of}")
