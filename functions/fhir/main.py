@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functions_framework.aio
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.doors import fhir as door
+from carefolio.doors import fhir_operations as operations
 from carefolio.doors.fhir_answers import outcome
 
 _ROOT = "/fhir/R4"
-_APP = door.FhirDoor(
+_DOOR = door.FhirDoor(
     "fhir",
     [
         *health_routes(_ROOT),
@@ -20,7 +22,13 @@ _APP = door.FhirDoor(
         Route(f"{_ROOT}/.well-known/smart-configuration", door.smart_configuration, methods=["GET"]),
         Route(f"{_ROOT}/_history", door.history, methods=["GET"]),
         Route(f"{_ROOT}/_search", door.search_system, methods=["POST"]),
-        Route(f"{_ROOT}/Patient/{{id}}/$everything", door.everything, methods=["GET"]),
+        Route(f"{_ROOT}/Patient/{{id}}/$everything", operations.everything, methods=["GET"]),
+        Route(f"{_ROOT}/{{type}}/$validate", operations.validate_resource, methods=["POST"]),
+        Route(f"{_ROOT}/{{type}}/{{id}}/$validate", operations.validate_resource, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/{{type}}/{{id}}/$meta", operations.meta, methods=["GET"]),
+        Route(f"{_ROOT}/{{type}}/{{id}}/_history/{{version}}/$meta", operations.meta, methods=["GET"]),
+        Route(f"{_ROOT}/{{type}}/{{id}}/$meta-add", operations.meta_add, methods=["POST"]),
+        Route(f"{_ROOT}/{{type}}/{{id}}/$meta-delete", operations.meta_delete, methods=["POST"]),
         Route(f"{_ROOT}/{{type}}/_search", door.search_type, methods=["POST"]),
         Route(f"{_ROOT}/{{type}}/_history", door.history, methods=["GET"]),
         Route(f"{_ROOT}/{{type}}/{{id}}/_history", door.history, methods=["GET"]),
@@ -42,6 +50,8 @@ _APP = door.FhirDoor(
     ],
     outcome,
 )
+# The cheapest level: it is the line that is slow, not the reader.
+_APP = GZipMiddleware(_DOOR, minimum_size=1000, compresslevel=1)
 
 
 @functions_framework.aio.http

@@ -1,4 +1,4 @@
-"""What the clock asks for: today the outbox sweep."""
+"""What the clock asks for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from carefolio.cloud import outbox, push
+from carefolio.cloud import database, outbox, push
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
+from carefolio.record import reindex
 
 
 async def sweep(request: Request) -> Response:
@@ -22,8 +23,22 @@ async def sweep(request: Request) -> Response:
     return JSONResponse({"published": published})
 
 
+async def search_parameters(request: Request) -> Response:
+    """POST /operations/search-parameters: index what a new SearchParameter finds among older resources."""
+    await push.verify(request)
+    with span("index"):
+        indexed = await reindex.index_new(await database.pool())
+    return JSONResponse({"indexed": indexed})
+
+
 _APP = Door(
-    "operations", [Route("/operations/outbox", sweep, methods=["POST"]), *health_routes("/operations")], json_error
+    "operations",
+    [
+        Route("/operations/outbox", sweep, methods=["POST"]),
+        Route("/operations/search-parameters", search_parameters, methods=["POST"]),
+        *health_routes("/operations"),
+    ],
+    json_error,
 )
 
 

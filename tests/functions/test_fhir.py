@@ -215,7 +215,7 @@ async def test_what_is_not_there(hospital: Hospital) -> None:
         reply = await hospital.get(path)
         assert reply.status == 404, path
         assert reply.json["resourceType"] == "OperationOutcome"
-    assert (await hospital.get("Patient?_format=xml")).status == 406
+    assert (await hospital.get("Patient?_format=text/turtle")).status == 406
     token = await hospital.authorize()
     deleted = await hospital.request("DELETE", "/fhir/R4/Patient/1", headers={"Authorization": f"Bearer {token}"})
     # The token reads and searches.

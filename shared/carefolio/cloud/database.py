@@ -61,7 +61,11 @@ async def close() -> None:
 
 async def _open() -> Pool:
     return await asyncpg.create_pool(
-        connect=connect, min_size=1, max_size=settings().pool_size, command_timeout=30, reset=_leave_as_it_is
+        connect=connect,
+        min_size=1,
+        max_size=settings().pool_size,
+        command_timeout=settings().statement_seconds,
+        reset=_leave_as_it_is,
     )
 
 

@@ -29,6 +29,8 @@ class Settings:
     push_account: str
     push_audience: str
     push_keys: str
+    referential_integrity: bool
+    statement_seconds: int
     trace_share: float
     otlp_endpoint: str
 
@@ -64,6 +66,8 @@ def settings() -> Settings:
         push_account=env.get("PUSH_SERVICE_ACCOUNT", ""),
         push_audience=env.get("PUSH_AUDIENCE", ""),
         push_keys=env.get("PUSH_KEYS", "https://www.googleapis.com/oauth2/v3/certs"),
+        referential_integrity=env.get("REFERENTIAL_INTEGRITY", "") == "true",
+        statement_seconds=_number("STATEMENT_SECONDS", 30),
         trace_share=float(env.get("TRACE_SHARE", "0")),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
     )

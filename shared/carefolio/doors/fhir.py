@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -10,40 +9,48 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
-import anyio.to_thread
 import orjson
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from carefolio.cloud import database
 from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
+from carefolio.doors import fhir_binary, fhir_formats
 from carefolio.doors.bearer import authorised
+from carefolio.doors.fhir_requests import (
+    LONGEST,
+    VERSION,
+    condition_of,
+    document_of,
+    if_match_of,
+    number_of,
+    query_of,
+    reader_of,
+    resource_of,
+    span_of,
+    type_of,
+)
 from carefolio.fhir import text
-from carefolio.fhir.dates import date_range
 from carefolio.fhir.definitions import resource_types
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.patch import fhirpath_patch, json_patch
 from carefolio.identity import discovery, scopes
 from carefolio.identity.tokens import Token
 from carefolio.record import capability, reading, resources, search
-from carefolio.record.access import Reader
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
 from carefolio.record.search_terms import SearchError
 
-_LONGEST = 10 * 1024 * 1024
-_LONGEST_FORM = 64 * 1024
-_VERSION = re.compile(r'(?:W/)?"?([1-9][0-9]{0,8})"?\Z')
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 
 
 async def metadata(request: Request) -> Response:
     """GET metadata: the CapabilityStatement, without a token (R4 3.1.0.9)."""
-    answers.check_format(request)
+    fhir_formats.check_format(request)
     return answers.answer(orjson.dumps(capability.statement(settings().public_url, _STARTED)))
 
 
@@ -54,22 +61,25 @@ async def smart_configuration(request: Request) -> Response:
 
 
 async def read(request: Request) -> Response:
-    """GET [type]/[id], conditional (If-None-Match, If-Modified-Since) and HEAD."""
-    kind = _type(request)
+    """GET [type]/[id], conditional (If-None-Match, If-Modified-Since), HEAD, and as of _at."""
+    kind = type_of(request)
     token = await authorised(request, kind, "r")
     with span("read"):
-        found = await reading.read(await database.pool(), _reader(token), kind, _number(kind, request))
+        reader = reader_of(token, request)
+        found = await reading.read(await database.pool(), reader, kind, number_of(kind, request))
     return _version(request, found, kind)
 
 
 async def vread(request: Request) -> Response:
     """GET [type]/[id]/_history/[version]."""
-    kind = _type(request)
+    kind = type_of(request)
     token = await authorised(request, kind, "r")
     number = str(request.path_params["version"])
     found = None
     if number.isascii() and number.isdigit() and len(number) < 10:
-        found = await reading.vread(await database.pool(), _reader(token), kind, _number(kind, request), int(number))
+        found = await reading.vread(
+            await database.pool(), reader_of(token), kind, number_of(kind, request), int(number)
+        )
     return _version(request, found, kind)
 
 
@@ -82,7 +92,7 @@ def _version(request: Request, found: reading.Version | None, kind: str) -> Resp
     wanted = request.headers.get("if-none-match")
     since = request.headers.get("if-modified-since")
     if wanted is not None:
-        known = {match.group(1) for part in wanted.split(",") if (match := _VERSION.match(part.strip()))}
+        known = {match.group(1) for part in wanted.split(",") if (match := VERSION.match(part.strip()))}
         if str(found.version) in known or wanted.strip() == "*":
             return Response(None, 304, headers)
     elif since is not None:
@@ -91,6 +101,8 @@ def _version(request: Request, found: reading.Version | None, kind: str) -> Resp
                 return Response(None, 304, headers)
         except (ValueError, TypeError):
             raise error(400, "invalid", "If-Modified-Since is no date") from None
+    if kind == "Binary" and (held := fhir_binary.native(request, found.content, headers)):
+        return held
     return answers.answer(found.content, 200, headers)
 
 
@@ -98,7 +110,7 @@ async def history(request: Request) -> Response:
     """GET _history of a resource, a type or all, with _since, _at, _count."""
     kind = str(request.path_params.get("type", ""))
     if kind:
-        _type(request)
+        type_of(request)
     token = await authorised(request, kind or "*", "r")
     query = list(request.query_params.multi_items())
     asked: dict[str, Any] = {}
@@ -106,15 +118,15 @@ async def history(request: Request) -> Response:
         if name == "_count":
             asked["count"] = max(1, search.read_count(value))
         elif name == "_since":
-            asked["since"] = _span(name, value)[0]
+            asked["since"] = span_of(name, value)[0]
         elif name == "_at":
-            asked["at"] = _span(name, value)
+            asked["at"] = span_of(name, value)
         elif name == "_cursor":
             asked["cursor"] = _history_cursor(value)
         elif name not in ("_format", "_pretty"):
             raise SearchError(name, "not a parameter of a history")
-    number = _number(kind, request) if "id" in request.path_params else None
-    found = await reading.history(await database.pool(), _reader(token), kind=kind or None, number=number, **asked)
+    number = number_of(kind, request) if "id" in request.path_params else None
+    found = await reading.history(await database.pool(), reader_of(token), kind=kind or None, number=number, **asked)
     if number is not None and not found.versions and not query:
         raise error(404, "not-found", f"no such {kind}, or not for this reader")
     path = "/".join(part for part in (kind, str(request.path_params.get("id", "")), "_history") if part)
@@ -129,16 +141,9 @@ def _history_cursor(value: str) -> tuple[datetime, uuid.UUID, int]:
         raise SearchError("_cursor", "not a cursor of this history") from None
 
 
-def _span(name: str, value: str) -> tuple[datetime, datetime]:
-    try:
-        return tuple(date_range(value.replace(" ", "+")))  # type: ignore[return-value]
-    except (ValueError, OverflowError):
-        raise SearchError(name, "not a date") from None
-
-
 async def search_type(request: Request) -> Response:
     """GET [type]?…, POST [type]/_search, and [type] in a patient's compartment."""
-    kind = _type(request)
+    kind = type_of(request)
     token = await authorised(request, kind, "s")
     patient = None
     path = kind
@@ -150,8 +155,8 @@ async def search_type(request: Request) -> Response:
 
 async def search_system(request: Request) -> Response:
     """GET ?_type=… and POST _search: over several types."""
-    answers.check_format(request)
-    query = await _query(request)
+    fhir_formats.check_format(request)
+    query = await query_of(request)
     kinds = [kind for name, value in query if name == "_type" for kind in value.split(",")]
     if not kinds:
         raise SearchError("_type", "a search over all types names those that it means")
@@ -170,11 +175,11 @@ async def _search(
     patient: uuid.UUID | None,
     query: list[tuple[str, str]] | None = None,
 ) -> Response:
-    query = query if query is not None else await _query(request)
+    query = query if query is not None else await query_of(request)
     strict = answers.preferences(request).get("handling", "strict") != "lenient"
     with span("search"):
         page = await search.search(
-            await database.pool(), _reader(token), kinds, query, answers.base(), strict=strict, patient=patient
+            await database.pool(), reader_of(token), kinds, query, answers.base(), strict=strict, patient=patient
         )
     _permit_included(token, page)
     return answers.searchset(page, path, query)
@@ -187,57 +192,11 @@ def _permit_included(token: Token, page: search.Page) -> None:
     ]
 
 
-async def _query(request: Request) -> list[tuple[str, str]]:
-    query = list(request.query_params.multi_items())
-    if request.method == "POST":
-        body = await read_body(request, _LONGEST_FORM)
-        query += parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-    return query
-
-
-async def everything(request: Request) -> Response:
-    """GET Patient/[id]/$everything, in pages; _type, _since, start, end, _count."""
-    answers.check_format(request)
-    token = await authorised(request, "Patient", "r")
-    query = dict(request.query_params)
-    kinds = query["_type"].split(",") if "_type" in query else []
-    wanted = kinds or ["*"]
-    if not all(scopes.permits(token.scope, kind, "r") for kind in wanted):
-        raise HTTPException(403, "$everything needs the scope system/*.rs, or reading each of its _type")
-    asked: dict[str, Any] = {"count": search.MAX_COUNT, "kinds": kinds}
-    for name, value in query.items():
-        if name == "_count":
-            asked["count"] = max(1, search.read_count(value))
-        elif name in ("start", "_since"):
-            asked[name.removeprefix("_")] = _span(name, value)[0]
-        elif name == "end":
-            asked["end"] = _span(name, value)[1]
-        elif name == "_cursor":
-            asked["after"] = _cursor(value)
-        elif name not in ("_type", "_format", "_pretty"):
-            raise SearchError(name, "not a parameter of $everything here")
-    patient = internal_id("Patient", str(request.path_params["id"]))
-    with span("everything"):
-        page = await reading.everything(await database.pool(), _reader(token), patient, **asked)
-    if page is None:
-        raise error(404, "not-found", "no such Patient, or not for this reader")
-    return answers.searchset(
-        page, f"Patient/{request.path_params['id']}/$everything", list(request.query_params.multi_items())
-    )
-
-
-def _cursor(value: str) -> uuid.UUID:
-    try:
-        return uuid.UUID(value)
-    except ValueError:
-        raise SearchError("_cursor", "not a cursor of this operation") from None
-
-
 async def create(request: Request) -> Response:
     """POST [type], conditional with If-None-Exist."""
-    kind = _type(request)
+    kind = type_of(request)
     token = await authorised(request, kind, "c")
-    resource = await _resource(request, kind)
+    resource = await resource_of(request, kind)
     condition = request.headers.get("if-none-exist")
     query = parse_qsl(condition.partition("?")[2] or condition, keep_blank_values=True) if condition else None
     return await _write(request, token, Operation("POST", kind, resource=resource, query=query))
@@ -245,55 +204,57 @@ async def create(request: Request) -> Response:
 
 async def update(request: Request) -> Response:
     """PUT [type]/[id], as create where there is none, with If-Match; PUT [type]?… by condition."""
-    kind = _type(request)
+    kind = type_of(request)
     token = await authorised(request, kind, "u")
-    resource = await _resource(request, kind)
+    resource = await resource_of(request, kind)
     number = request.path_params.get("id")
-    query = None if number else _condition(request)
+    query = None if number else condition_of(request)
     if number and resource.get("id") != number:
         raise error(400, "invalid", "the resource has another id than the address, or none", f"{kind}.id")
-    operation = Operation("PUT", kind, id=number, resource=resource, query=query, if_match=_if_match(request))
+    operation = Operation("PUT", kind, id=number, resource=resource, query=query, if_match=if_match_of(request))
     return await _write(request, token, operation)
 
 
 async def patch(request: Request) -> Response:
     """PATCH [type]/[id] and [type]?…: JSON Patch, or FHIRPath Patch in a Parameters resource."""
-    kind = _type(request)
+    kind = type_of(request)
     token = await authorised(request, kind, "u")
-    document = text.loads(await read_body(request, _LONGEST))
-    media = request.headers.get("content-type", "").partition(";")[0].strip()
-    makers = {"application/json-patch+json": json_patch, "application/fhir+json": fhirpath_patch}
-    make: Callable[[dict[str, Any], Any], dict[str, Any]] | None = makers.get(media)
-    if make is None:
-        raise error(415, "not-supported", "application/json-patch+json, or application/fhir+json with Parameters")
+    body, media = await read_body(request, LONGEST), request.headers.get("content-type", "")
+    make: Callable[[dict[str, Any], Any], dict[str, Any]]
+    if media.partition(";")[0].strip() == "application/json-patch+json":
+        make, document = json_patch, text.loads(body)
+    elif fhir_formats.is_fhir(media):
+        make, document = fhirpath_patch, fhir_formats.document(body, media)
+    else:
+        raise error(415, "not-supported", "application/json-patch+json, or Parameters in application/fhir+json or +xml")
     number = request.path_params.get("id")
     operation = Operation(
         "PATCH",
         kind,
         id=number,
         patch=lambda resource: make(resource, document),
-        query=None if number else _condition(request),
-        if_match=_if_match(request),
+        query=None if number else condition_of(request),
+        if_match=if_match_of(request),
     )
     return await _write(request, token, operation)
 
 
 async def delete(request: Request) -> Response:
     """DELETE [type]/[id], and [type]?… for all that match."""
-    kind = _type(request)
+    kind = type_of(request)
     token = await authorised(request, kind, "d")
     number = request.path_params.get("id")
-    query = None if number else _condition(request)
-    operation = Operation("DELETE", kind, id=number, query=query, if_match=_if_match(request), many=query is not None)
+    query = None if number else condition_of(request)
+    operation = Operation("DELETE", kind, id=number, query=query, if_match=if_match_of(request), many=query is not None)
     return await _write(request, token, operation)
 
 
 async def bundle(request: Request) -> Response:
     """POST to the base: a batch or a transaction (R4 3.1.0.11)."""
-    answers.check_format(request)
+    fhir_formats.check_format(request)
     # Which rights are needed is told by the entries.
     token = await authorised(request, "", "")
-    document = await _body(request)
+    document = await document_of(request)
     if not isinstance(document, dict) or document.get("resourceType") != "Bundle":
         raise error(400, "invalid", "a Bundle is needed here")
     kind = document.get("type")
@@ -305,7 +266,7 @@ async def bundle(request: Request) -> Response:
     from carefolio.doors import fhir_bundles
 
     made = await (fhir_bundles.transaction if kind == "transaction" else fhir_bundles.batch)(
-        await database.pool(), _reader(token), token, entries
+        await database.pool(), reader_of(token), token, entries
     )
     return answers.answer(f'{{"resourceType":"Bundle","type":"{kind}-response","entry":[{",".join(made)}]}}')
 
@@ -315,62 +276,15 @@ _MOST_ENTRIES = 5000
 
 async def _write(request: Request, token: Token, operation: Operation) -> Response:
     with span("write"):
-        (result,) = await resources.commit(await database.pool(), _reader(token), [operation], answers.base())
+        (result,) = await resources.commit(await database.pool(), reader_of(token), [operation], answers.base())
     return answers.written(request, result)
 
 
-async def _resource(request: Request, kind: str) -> dict[str, Any]:
-    document = await _body(request)
-    if len(document) > 200 or isinstance(document, list):
-        await anyio.to_thread.run_sync(resources.check, document, kind)
-    else:
-        resources.check(document, kind)
-    checked: dict[str, Any] = document
-    return checked
-
-
-async def _body(request: Request) -> Any:
-    media = request.headers.get("content-type", "application/fhir+json").partition(";")[0].strip().lower()
-    if media not in ("application/fhir+json", "application/json", "application/json+fhir", "text/json"):
-        raise error(415, "not-supported", "send application/fhir+json")
-    return text.loads(await read_body(request, _LONGEST))
-
-
-def _condition(request: Request) -> list[tuple[str, str]]:
-    query = [(n, v) for n, v in request.query_params.multi_items() if n not in ("_format", "_pretty")]
-    if not query:
-        raise error(412, "processing", "a conditional interaction needs a condition")
-    return query
-
-
-def _if_match(request: Request) -> int | None:
-    wanted = request.headers.get("if-match")
-    if wanted is None:
-        return None
-    match = _VERSION.match(wanted.strip())
-    if not match:
-        raise error(412, "conflict", "If-Match names no version")
-    return int(match.group(1))
-
-
-def _reader(token: Token) -> Reader:
-    return Reader(f"client/{token.client_id}", token.organisation_id, token.scope)
-
-
-def _type(request: Request) -> str:
-    kind = str(request.path_params["type"])
-    if kind not in resource_types():
-        raise error(404, "not-supported", "no such resource type in FHIR R4")
-    answers.check_format(request)
-    return kind
-
-
-def _number(kind: str, request: Request) -> uuid.UUID:
-    return internal_id(kind, str(request.path_params["id"]))
-
-
 class FhirDoor(Door):
-    """Errors become OperationOutcomes that name the element or the parameter."""
+    """Answers come in the form that was asked for; errors are OperationOutcomes that name the element or parameter."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(scope, receive, fhir_formats.sender(scope, send))
 
     def _failure(self, failure: Exception) -> Response:
         if isinstance(failure, SearchError):

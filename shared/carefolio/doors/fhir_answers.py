@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from carefolio.cloud.settings import settings
+from carefolio.doors import fhir_formats
 from carefolio.fhir import text
 from carefolio.fhir.definitions import elements
-from carefolio.fhir.errors import FhirError, error
+from carefolio.fhir.errors import FhirError
 from carefolio.fhir.validation import Issue
 from carefolio.mapping.serialise import dumps
 from carefolio.record.includes import Found, logical_id
@@ -25,7 +26,6 @@ from carefolio.record.resources import Result
 from carefolio.record.search import Page
 from carefolio.record.write import instant
 
-MEDIA_TYPE = "application/fhir+json; charset=utf-8"
 _CODES = {400: "invalid", 401: "login", 403: "forbidden", 404: "not-found", 405: "not-supported", 406: "not-supported",
           409: "conflict", 410: "deleted", 412: "conflict", 413: "too-long", 415: "not-supported", 422: "invalid",
           503: "transient"}  # fmt: skip
@@ -39,7 +39,7 @@ def base() -> str:
 
 def answer(content: bytes | str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A FHIR document."""
-    return Response(content, status, headers, media_type=MEDIA_TYPE)
+    return Response(content, status, headers, media_type=fhir_formats.JSON)
 
 
 def outcome(status: int, reason: str, expression: str = "") -> Response:
@@ -52,22 +52,18 @@ def of_issues(status: int, issues: Sequence[Issue]) -> Response:
     return answer(dumps(_outcome("error", issues)), status)
 
 
+def graded(issues: Sequence[tuple[str, Issue]]) -> bytes:
+    """An OperationOutcome of issues with their severities."""
+    return dumps({"resourceType": "OperationOutcome", "issue": [_issue(severity, issue) for severity, issue in issues]})
+
+
 def _outcome(severity: str, issues: Sequence[Issue]) -> dict[str, Any]:
-    return {
-        "resourceType": "OperationOutcome",
-        "issue": [
-            {"severity": severity, "code": issue.code, "diagnostics": issue.text}
-            | ({"expression": [issue.expression]} if issue.expression else {})
-            for issue in issues
-        ],
-    }
+    return {"resourceType": "OperationOutcome", "issue": [_issue(severity, issue) for issue in issues]}
 
 
-def check_format(request: Request) -> None:
-    """Raise FhirError where the caller takes no JSON."""
-    wanted = request.query_params.get("_format") or request.headers.get("accept", "")
-    if wanted and not re.search(r"json|\*/\*|application/\*", wanted):
-        raise error(406, "not-supported", "only JSON is served")
+def _issue(severity: str, issue: Issue) -> dict[str, Any]:
+    made: dict[str, Any] = {"severity": severity, "code": issue.code, "diagnostics": issue.text}
+    return made | ({"expression": [issue.expression]} if issue.expression else {})
 
 
 def version_headers(number: int, at: datetime) -> dict[str, str]:
@@ -116,6 +112,10 @@ def searchset_text(page: Page, path: str, query: Sequence[tuple[str, str]]) -> s
     shown = dict(query)
     entries = [_entry(found, shown) for found in page.found]
     issues = [Issue("not-supported", f"http.{name}", f"{name}: not a parameter here, ignored") for name in page.ignored]
+    issues += [
+        Issue("incomplete", f"http.{name}", f"{name}: older resources are still being indexed")
+        for name in page.unfinished
+    ]
     if page.cut:
         issues.append(Issue("incomplete", "", "more would have gone with the matches: ask with a smaller _count"))
     if issues:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from carefolio.fhir.definitions import Element, elements, primitives, resource_types
+from carefolio.fhir.markup import narrative_fault
 
 # How deep a resource may nest: contained resources, extensions, questionnaires.
 _DEEPEST = 40
@@ -195,6 +196,8 @@ def _primitive(kind: str, codes: frozenset[str] | None) -> Callable[[Any, str, i
         elif kind in ("string", "markdown", "xhtml"):
             if _CONTROL.search(value):
                 yield Issue("value", path, "control characters other than tab and line ends")
+            elif kind == "xhtml" and (fault := narrative_fault(value)):
+                yield Issue("invariant", path, fault)
         elif pattern is not None and not pattern.fullmatch(value):
             yield Issue("value", path, f"not a {kind} (R4 datatypes)")
         elif codes is not None and value not in codes:

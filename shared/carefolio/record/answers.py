@@ -23,7 +23,7 @@ from carefolio.mapping import Source
 from carefolio.mapping import outbound as out
 from carefolio.mapping.message import patient_asked_for
 from carefolio.record import matching
-from carefolio.record.access import Reader, of_person, readable
+from carefolio.record.access import Reader, joined_now, readable
 
 _ENOUGH = ("PID.5.1", "PID.7")
 
@@ -43,7 +43,7 @@ async def answer(
         elif query.kind == "appointments":
             body += [out.sch(found) for found in await _appointments(pool, reader, number, query, source)]
         elif query.kind == "immunisations" and len(patients) == 1:
-            for given in await _of_person(pool, reader, number, "Immunization"):
+            for given in await _joined_now(pool, reader, number, "Immunization"):
                 body += out.immunization(given)
     await _note(pool, reader, query, [number for number, _ in patients[: query.limit]])
     return _encode(message, query, len(patients), body, now, answer_id)
@@ -125,13 +125,13 @@ def _born(asked: str, patient: dict[str, Any]) -> bool:
         return False
 
 
-async def _of_person(pool: Pool, reader: Reader, patient: uuid.UUID, kind: str) -> list[dict[str, Any]]:
+async def _joined_now(pool: Pool, reader: Reader, patient: uuid.UUID, kind: str) -> list[dict[str, Any]]:
     arguments: list[Any] = [[patient], kind]
     may_read = readable(reader, arguments)
     rows = await pool.fetch(
         f"""
         SELECT content FROM resource
-        WHERE patient_id = ANY({of_person("$1::uuid[]")}) AND type = $2 AND {may_read}
+        WHERE patient_id = ANY({joined_now("$1::uuid[]")}) AND type = $2 AND {may_read}
         ORDER BY date_from NULLS LAST, id LIMIT 1000
         """,  # noqa: S608 - the predicate is ours, its values are arguments
         *arguments,
@@ -153,7 +153,7 @@ async def _appointments(
             raise HL7Error(REQUIRED_FIELD_MISSING, Place("QRF", 1, 2 if not bounds else 3), str(error)) from None
     return [
         found
-        for found in await _of_person(pool, reader, patient, "Appointment")
+        for found in await _joined_now(pool, reader, patient, "Appointment")
         if bounds[0] <= datetime.fromisoformat(found.get("start", "9999-01-01T00:00:00+00:00")) < bounds[1]
     ]
 

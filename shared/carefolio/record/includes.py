@@ -13,7 +13,7 @@ import orjson
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.fhir.paths import compile_path
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import Reader, readable, resources
 from carefolio.record.ids import internal_id
 from carefolio.record.search_index import key
 from carefolio.record.search_terms import Arguments, SearchError
@@ -60,9 +60,10 @@ async def include(
         missing = [number for number in wanted if number not in there]
         if missing:
             arguments = Arguments(base)
+            source = resources(reader, arguments.values)
             where = f"id = ANY({arguments.add(missing)}::uuid[]) AND {readable(reader, arguments.values)}"
             rows = await pool.fetch(
-                f"SELECT id, type, content FROM resource WHERE {where} LIMIT {MOST_INCLUDED + 1}",  # noqa: S608
+                f"SELECT id, type, content FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}",  # noqa: S608
                 *arguments.values,
             )
             added += [Found(row["type"], row["id"], row["content"], "include") for row in rows]
@@ -119,13 +120,14 @@ async def _referring(pool: Pool | Connection, reader: Reader, value: str, matche
         for each in codes
     ]
     arguments = Arguments()
+    source = resources(reader, arguments.values)
     conditions = [
         f"type = {arguments.add(of)}",
         f"keys && {arguments.add(keys)}::bigint[]",
         readable(reader, arguments.values),
     ]
     rows = await pool.fetch(
-        f"SELECT id, type, content FROM resource WHERE {' AND '.join(conditions)} LIMIT {MOST_INCLUDED + 1}",  # noqa: S608
+        f"SELECT id, type, content FROM {source} WHERE {' AND '.join(conditions)} LIMIT {MOST_INCLUDED + 1}",  # noqa: S608
         *arguments.values,
     )
     return [Found(row["type"], row["id"], row["content"], "include") for row in rows]

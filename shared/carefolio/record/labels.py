@@ -5,6 +5,10 @@ The NHS Data Dictionary's main specialty and treatment function codes, as PV1-10
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+SYSTEM = "https://fhir.carefolio.uk/CodeSystem/privacy-label"
 GENERAL = "general"
 MENTAL = "mental-health"
 SEXUAL = "sexual-health"
@@ -27,6 +31,14 @@ _ALWAYS_GENERAL = frozenset({
     "AllergyIntolerance", "MedicationAdministration", "MedicationDispense", "MedicationRequest",
     "MedicationStatement", "Patient",
 })  # fmt: skip
+
+
+def label_in(resource: Mapping[str, Any]) -> str:
+    """The label that a new resource brings in its meta.security; general where it brings none of ours."""
+    for coding in (resource.get("meta") or {}).get("security", []):
+        if coding.get("system") == SYSTEM and coding.get("code") in LABELS:
+            return str(coding["code"])
+    return GENERAL
 
 
 def label_of(kind: str, specialty: str) -> str:

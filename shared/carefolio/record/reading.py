@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.record.access import Reader, of_person, readable
+from carefolio.record.access import Reader, of_person, readable, resources
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import Found
 from carefolio.record.search import Page
@@ -38,7 +38,7 @@ class History:
 
 
 async def read(pool: Pool | Connection, reader: Reader, kind: str, number: uuid.UUID) -> Version | None:
-    """The current version, a deletion too; None where it is not there or not to be read."""
+    """The current version, or that of ``reader.at``; a deletion too; None where it is not there or not to be read."""
     return await _one(pool, reader, kind, number, None)
 
 
@@ -51,17 +51,24 @@ async def _one(
     pool: Pool | Connection, reader: Reader, kind: str, number: uuid.UUID, version: int | None
 ) -> Version | None:
     arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id, version]
-    now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
-    row = await pool.fetchrow(
-        f"""
-        WITH found AS (
+    if reader.at is None:
+        now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
+        found = f"""
             SELECT id, patient_id, content, version, last_updated AS at FROM resource
             WHERE id = $1 AND type = $2 AND {now} AND ($5::int IS NULL OR version = $5)
             UNION ALL
             SELECT id, patient_id, content, version, valid_from FROM resource_history
             WHERE id = $1 AND type = $2 AND {then}
             AND CASE WHEN $5::int IS NULL THEN valid_to = 'infinity' ELSE version = $5 END
-        ), noted AS (
+        """  # noqa: S608 - the predicates are ours, their values are arguments
+    else:
+        found = f"""
+            SELECT id, patient_id, content, version, last_updated AS at FROM {resources(reader, arguments)}
+            WHERE id = $1 AND type = $2 AND {readable(reader, arguments)} AND $5::int IS NULL
+        """  # noqa: S608 - the predicates are ours, their values are arguments
+    row = await pool.fetchrow(
+        f"""
+        WITH found AS ({found}), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id)
             SELECT $3, $4, CASE WHEN found.id IS NULL THEN 'read-nothing' ELSE 'read' END,
                    found.patient_id, $2, $1
@@ -151,12 +158,13 @@ async def everything(
         end,
         after,
     ]
-    may_read = readable(reader, arguments)
+    source, may_read = resources(reader, arguments), readable(reader, arguments)
+    records = of_person("ARRAY[$1::uuid]", reader, arguments)
     rows = await pool.fetch(
         f"""
         WITH found AS (
-            SELECT id, type, content FROM resource
-            WHERE patient_id = ANY({of_person("ARRAY[$1::uuid]")}) AND {may_read}
+            SELECT id, type, content FROM {source}
+            WHERE patient_id = ANY({records}) AND {may_read}
             AND ($9::uuid IS NULL OR id > $9)
             AND ($5::text[] = '{{}}' OR type = ANY($5))
             AND ($6::timestamptz IS NULL OR last_updated >= $6)
@@ -177,8 +185,9 @@ async def everything(
     referred = {internal_id(kind, number) for found in page.found for kind, number in _REFERENCE.findall(found.content)}
     if referred and not kinds:
         arguments = [list(referred)]
+        source = resources(reader, arguments)
         others = await pool.fetch(
-            f"SELECT id, type, content FROM resource WHERE id = ANY($1) AND {readable(reader, arguments)} ORDER BY id",  # noqa: S608
+            f"SELECT id, type, content FROM {source} WHERE id = ANY($1) AND {readable(reader, arguments)} ORDER BY id",  # noqa: S608
             *arguments,
         )
         page.found += [Found(row["type"], row["id"], row["content"], "include") for row in others]
@@ -189,5 +198,6 @@ async def everything(
 
 async def _is_there(pool: Pool | Connection, reader: Reader, patient: uuid.UUID) -> bool:
     arguments: list[Any] = [patient]
+    source = resources(reader, arguments)
     where = f"id = $1 AND type = 'Patient' AND {readable(reader, arguments)}"
-    return bool(await pool.fetchval(f"SELECT true FROM resource WHERE {where}", *arguments))  # noqa: S608
+    return bool(await pool.fetchval(f"SELECT true FROM {source} WHERE {where}", *arguments))  # noqa: S608

@@ -17,16 +17,18 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from carefolio.cloud.database import Connection, Pool
+from carefolio.cloud.settings import settings
 from carefolio.fhir import text
 from carefolio.fhir.definitions import compartment, search_parameters
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
 from carefolio.mapping.patient import nhs_number
-from carefolio.record import matching, search
+from carefolio.record import integrity, matching, parameters, search
 from carefolio.record.access import Reader
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
+from carefolio.record.labels import label_in
 from carefolio.record.search_terms import SearchError
 from carefolio.record.write import (
     RETRIED,
@@ -108,10 +110,14 @@ async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], ba
 
     Raises FhirError and SearchError, which leave nothing changed; database errors pass.
     """
+    await parameters.refresh(pool)
     for attempt in range(_TRIES):
         try:
             async with pool.acquire() as connection, connection.transaction():
-                return await _commit(connection, reader, operations, base)
+                results = await _commit(connection, reader, operations, base)
+            if any(operation.type == "SearchParameter" for operation in operations):
+                await parameters.refresh(pool, now=True)
+            return results
         except RETRIED:
             if attempt == _TRIES - 1:
                 raise
@@ -142,6 +148,12 @@ async def _commit(connection: Connection, reader: Reader, operations: Sequence[O
         patients = list(dict.fromkeys(row.patient_id for row in rows if row.patient_id))
         # Without a message the audit line of what belongs to nobody names nobody.
         await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
+        for row in rows:
+            if row.type == "SearchParameter":
+                changed = text.loads(row.content) if row.content else None
+                await parameters.store(connection, row.id, reader.organisation_id, changed)
+        if settings().referential_integrity:
+            await integrity.check(connection, rows, base)
     for each in work:
         if each.operation.many and each.done:
             each.done.deleted = sum(1 for other in several if other.operation is each.operation)
@@ -269,7 +281,9 @@ def check(resource: Any, kind: str, place: str = "") -> None:
     if not isinstance(resource, dict) or resource.get("resourceType") != kind:
         raise error(400, "invalid", f"the body is no {kind}", place)
     if issues := validate(resource):
-        raise FhirError(422 if resource.get("resourceType") == kind else 400, issues)
+        raise FhirError(422, issues)
+    if kind == "SearchParameter":
+        parameters.check(resource)
 
 
 async def _row(connection: Connection, made: _Commit, work: _Work, resource: dict[str, Any]) -> Row | None:
@@ -289,6 +303,8 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
         organisations=organisations,
         source=made.origin.id,
         now=made.now,
+        # Who may see what is there is the patient's to change, not an app's.
+        label=current.label if current is not None else label_in(resource),
         logical_id=work.id,
         available_from=current.available_from if current else None,
     )

@@ -12,12 +12,14 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from carefolio.fhir.dates import DateRange, date_range_of
 from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
 from carefolio.fhir.paths import Values, compile_path
+from carefolio.fhir.units import UCUM, Unit, unit
+from carefolio.record import parameters
 
 # The date by which a type's resources are put in order for a reader.
 MAIN_DATE = {
@@ -67,7 +69,7 @@ def index(resource: dict[str, Any]) -> Indexed:
     texts: list[str] = []
     ranges: set[str] = set()
     main: DateRange | None = None
-    for parameter, select, roots in _plan(kind):
+    for parameter, select, roots in _plan(kind, parameters.version()):
         if roots and roots.isdisjoint(resource):
             continue
         values = select(resource)
@@ -93,16 +95,17 @@ def index(resource: dict[str, Any]) -> Indexed:
     )
 
 
-@cache
-def _plan(kind: str) -> list[tuple[SearchParameter, Values, frozenset[str]]]:
-    """What is looked for in a type, and in which elements; empty for all that need to be looked at.
+@lru_cache(maxsize=600)
+def _plan(kind: str, _: int) -> list[tuple[SearchParameter, Values, frozenset[str]]]:
+    """What is looked for in a type, and in which elements; empty for all that need to be looked at. (One plan for each
+    version of what organisations defined.)
 
     A combined parameter is asked for by its two parts (search_terms).
     """
     known = elements(kind)
     made = []
-    for code, parameter in search_parameters(kind).items():
-        if code.startswith(COMBINED):
+    for parameter in (*search_parameters(kind).values(), *parameters.custom(kind)):
+        if parameter.code.startswith(COMBINED):
             continue
         names = set(re.findall(rf"\b{kind}\.([A-Za-z]+)", parameter.expression))
         # A choice element is there under one of several names.
@@ -284,9 +287,18 @@ def intervals(code: str, kind: str, value: Any) -> Iterator[tuple[str, Interval]
         if (point := number(value)) is not None:
             yield code, Interval(point, point)
     elif isinstance(value, dict):
+        of = value.get("low") or value.get("high") or value
         for low, high in _quantity(value):
-            for unit in units(value.get("low") or value.get("high") or value):
-                yield f"{code}{unit}", Interval(low, high)
+            for suffix in units(of):
+                yield f"{code}{suffix}", Interval(low, high)
+            if of.get("system") == UCUM and (known := unit(str(of.get("code")))):
+                yield in_base_units(code, known, Interval(low, high))
+
+
+def in_base_units(code: str, of: Unit, interval: Interval) -> tuple[str, Interval]:
+    """A range of a UCUM unit, comparable with those of every other unit of its dimension."""
+    low, high = (end if abs(end) >= LIMIT else of.canonical(end) for end in interval)
+    return f"{code}~{of.dimension}", Interval(low, high)
 
 
 def _quantity(value: dict[str, Any]) -> Iterator[tuple[Decimal, Decimal]]:
@@ -299,14 +311,19 @@ def _quantity(value: dict[str, Any]) -> Iterator[tuple[Decimal, Decimal]]:
 
 
 def units(quantity: dict[str, Any]) -> set[str]:
-    """Under which units a quantity can be asked for: none, its code with its system, its code or its unit alone."""
+    """Under which units a quantity can be asked for: none, its code with its system, its code or its unit alone.
+
+    With UCUM's system it is asked for in base units.
+    """
     made = {""}
     if code := quantity.get("code"):
-        made |= {f"|{quantity.get('system', '')}|{code}", f"||{code}"}
+        made.add(f"||{code}")
+        if not (quantity.get("system") == UCUM and unit(str(code))):
+            made.add(f"|{quantity.get('system', '')}|{code}")
     if currency := quantity.get("currency"):
         made |= {f"|urn:iso:std:iso:4217|{currency}", f"||{currency}"}
-    if unit := quantity.get("unit"):
-        made.add(f"||{unit}")
+    if shown := quantity.get("unit"):
+        made.add(f"||{shown}")
     return made
 
 
@@ -394,8 +411,12 @@ def date_cover(interval: Interval) -> Iterator[str]:
         first, last = inner_start * upper * level, inner_end * upper * level - 1
 
 
+# Femtolitres are so small in base units.
+_LEAST_POWER = -30
+
+
 def _decade(value: Decimal) -> int:
-    return max(-12, min(20, value.adjusted()))
+    return max(_LEAST_POWER, min(20, value.adjusted()))
 
 
 def number_places(interval: Interval) -> Iterator[str]:
@@ -422,12 +443,13 @@ def number_cover(interval: Interval) -> Iterator[str]:
     for sign, low, high in (("+", interval.low, interval.high), ("-", -interval.high, -interval.low)):
         if high <= 0:
             continue
-        low_power = _decade(low) if low > 0 else -12
+        low_power = _decade(low) if low > 0 else _LEAST_POWER
         high_power = _decade(high)
         for power in range(low_power, high_power + 1):
             if low_power < power < high_power or low <= 0:
                 yield f"{sign}{power}"
                 continue
-            first = int(low.scaleb(-low.adjusted())) if power == low_power and power > -12 else 1
-            last = int(high.scaleb(-high.adjusted())) if power == high_power and power < 20 else 9
+            inner = _LEAST_POWER < power < 20
+            first = int(low.scaleb(-low.adjusted())) if power == low_power and inner else 1
+            last = int(high.scaleb(-high.adjusted())) if power == high_power and inner else 9
             yield from (f"{sign}{power}:{digit}" for digit in range(first, last + 1))

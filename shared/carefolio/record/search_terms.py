@@ -11,7 +11,9 @@ from decimal import Decimal
 from typing import Any
 
 from carefolio.fhir.dates import date_range
-from carefolio.fhir.definitions import SearchParameter, resource_types, search_parameters
+from carefolio.fhir.definitions import SearchParameter, resource_types
+from carefolio.fhir.units import UCUM, unit
+from carefolio.record import parameters
 from carefolio.record import search_index as ix
 from carefolio.record.ids import internal_id
 from carefolio.record.search_index import Interval, key
@@ -46,10 +48,14 @@ class UnknownParameterError(SearchError):
 
 @dataclass(slots=True)
 class Arguments:
-    """The values of a statement; ``base`` is the server's own address, which absolute references may begin with."""
+    """The values of a statement; ``base`` is the server's own address, which absolute references may begin with.
+
+    ``organisation_id`` is whose own search parameters are known.
+    """
 
     base: str = ""
     values: list[Any] = field(default_factory=list)
+    organisation_id: uuid.UUID | None = None
 
     def add(self, value: Any) -> str:
         """The placeholder of a value."""
@@ -74,7 +80,7 @@ def condition(kind: str, name: str, value: str, arguments: Arguments) -> str:
         raise SearchError(name, f"more than {_MOST_ALTERNATIVES} alternatives")
     if code in COMMON:
         return _common(kind, name, code, modifier, alternatives, arguments)
-    parameter = search_parameters(kind).get(code)
+    parameter = parameters.find(kind, code, arguments.organisation_id)
     if parameter is None:
         raise UnknownParameterError(name, f"not a search parameter of {kind}")
     if code.startswith(ix.COMBINED):
@@ -87,7 +93,7 @@ def condition(kind: str, name: str, value: str, arguments: Arguments) -> str:
     if modifier not in _ALLOWED[of] and not (of == "reference" and modifier in resource_types()):
         raise SearchError(name, f"the modifier :{modifier} is not one of a {of} parameter here")
     if modifier == "missing":
-        return _missing(name, kind, code, alternatives, arguments)
+        return _missing(name, kind, parameter.code, alternatives, arguments)
     made = _MAKERS[of](kind, name, parameter, modifier, alternatives, arguments)
     return f"NOT ({made})" if modifier == "not" else made
 
@@ -175,6 +181,11 @@ def _beginning(code: str, value: str, modifier: str, arguments: Arguments) -> st
     if len(plain) <= ix.LONGEST_BEGINNING:
         return found
     return f"({found} AND {_like(code, f'{like(value)}%', arguments)})"
+
+
+def ending(code: str, value: str, arguments: Arguments) -> str:
+    """A string that ends with a value (``_filter``'s ew)."""
+    return f"({_present(code, arguments)} AND {_like(code, f'%{like(value)}', arguments)})"
 
 
 def _present(code: str, arguments: Arguments) -> str:
@@ -288,18 +299,23 @@ def prefixed(value: str) -> tuple[str, str]:
 def _in_band(name: str, code: str, kind: str, value: str, arguments: Arguments) -> str:
     """A date, number or quantity against ``ranges``; its places are the way to the index."""
     prefix, plain = prefixed(value)
-    unit = ""
+    suffix, of = "", None
     if kind == "quantity":
         parts = split(plain, "|")
-        if len(parts) == 3:
-            unit = f"|{unescape(parts[1])}|{unescape(parts[2])}" if parts[2] else ""
-        elif len(parts) != 1:
+        if len(parts) == 3 and parts[2]:
+            system, unit_code = unescape(parts[1]), unescape(parts[2])
+            suffix = f"|{system}|{unit_code}"
+            of = unit(unit_code) if system == UCUM else None
+        elif len(parts) not in (1, 3):
             raise SearchError(name, "a number, or number|system|code")
         plain = parts[0]
     asked = ix.of_dates(_span(name, plain)) if kind == "date" else _precise(name, plain, prefix)
     if prefix == "ap":
         slack = (asked.high - asked.low) / 2 if kind == "date" else abs(asked.low) / 10
         asked = Interval(asked.low - slack, asked.high + slack)
+    band = f"{code}{suffix}"
+    if of is not None:
+        band, asked = ix.in_base_units(code, of, asked)
     low, high = -ix.LIMIT, ix.LIMIT
     wanted = {
         "gt": Interval(asked.high, high) if kind == "date" else Interval(asked.low, high),
@@ -309,7 +325,6 @@ def _in_band(name: str, code: str, kind: str, value: str, arguments: Arguments) 
         "le": Interval(low, asked.high),
         "eb": Interval(low, asked.low) if kind == "date" else Interval(low, asked.high),
     }.get(prefix, asked)
-    band = f"{code}{unit}"
     if prefix == "ne":
         inside = _exactly(band, "eq", kind, asked, arguments)
         return f"(ranges && {_literal(band, Interval(low, high), arguments)} AND NOT {inside})"
@@ -328,11 +343,14 @@ def _exactly(band: str, prefix: str, kind: str, wanted: Interval, arguments: Arg
         bound = wanted.low if prefix in ("gt", "sa") else wanted.high
         point = _literal(band, Interval(bound, bound), arguments)
         return f"EXISTS (SELECT FROM unnest(ranges) AS r (span) WHERE r.span && {placeholder} AND r.span <> {point})"
+    if kind != "date" and prefix == "le":
+        point = _literal(band, Interval(wanted.high, wanted.high), arguments)
+        return f"(ranges && {placeholder} OR ranges && {point})"
     return f"ranges && {placeholder}"
 
 
 def _literal(band: str, interval: Interval, arguments: Arguments) -> str:
-    """A range as an argument; numbers reach to their end, dates stop before it."""
+    """A range as an argument, which stops before its end; a point where both ends are one."""
     return f"{arguments.add(ix.range_literal(band, interval))}::text::numrange"
 
 
@@ -344,8 +362,7 @@ def _precise(name: str, text: str, prefix: str) -> Interval:
     if prefix in ("eq", "ne", "ap"):
         half = Decimal(1).scaleb(int(value.as_tuple().exponent)) / 2
         return Interval(value - half, value + half)
-    tiny = Decimal(1).scaleb(-12)
-    return {"ge": Interval(value, value), "le": Interval(value, value + tiny)}.get(prefix, Interval(value, value))
+    return Interval(value, value)
 
 
 def _alternatives(made: Sequence[str]) -> str:

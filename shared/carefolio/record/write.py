@@ -15,12 +15,12 @@ import orjson
 from carefolio.cloud.database import Connection
 from carefolio.mapping.model import Resource
 from carefolio.mapping.serialise import dumps
+from carefolio.record import labels, parameters
 from carefolio.record.labels import GENERAL
 from carefolio.record.search_index import index
 from carefolio.record.sources import StoredMessage
 
 _BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
-_LABELS = "https://fhir.carefolio.uk/CodeSystem/privacy-label"
 
 
 class ChangedMeanwhileError(Exception):
@@ -194,8 +194,8 @@ def _content(
         "source": sent.get("source", f"urn:uuid:{source}"),
     } | {name: value for name, value in sent.items() if name not in ("versionId", "lastUpdated", "source")}
     if label != GENERAL:
-        others = [coding for coding in sent.get("security", []) if coding.get("system") != _LABELS]
-        meta["security"] = [*others, {"system": _LABELS, "code": label}]
+        others = [coding for coding in sent.get("security", []) if coding.get("system") != labels.SYSTEM]
+        meta["security"] = [*others, {"system": labels.SYSTEM, "code": label}]
     head = f'{{"resourceType":"{resource["resourceType"]}","id":"{number}","meta":{dumps(meta).decode()}'
     rest = body.decode()
     return head + ("}" if rest == "{}" else "," + rest[1:])
@@ -223,6 +223,7 @@ async def known(
     ChangedMeanwhileError where the records of a person are not these ``together`` any more: somebody joined or parted
     them while the lock was waited for.
     """
+    await parameters.refresh(connection)
     rows = await connection.fetch(
         """
         SELECT wanted.id AS asked, r.id, r.version, r.digest, r.seq, r.source_time, r.organisations, r.patient_id,
@@ -296,13 +297,15 @@ async def write(
                     label, available_from, seq, source_time, texts, ranges)
         ), kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
-                                          team_id, label, message_id, place, seq, content, available_from)
+                                          team_id, label, message_id, place, seq, content, available_from, keys,
+                                          date_from, date_to, texts, ranges)
             SELECT r.id, r.version, r.type, r.last_updated, $14::timestamptz, r.patient_id, r.organisations,
-                   r.team_id, r.label, r.message_id, r.place, r.seq, r.content, r.available_from
+                   r.team_id, r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys,
+                   r.date_from, r.date_to, r.texts, r.ranges
             FROM resource r JOIN incoming USING (id)
             UNION ALL
             SELECT id, version, type, $14::timestamptz, 'infinity', patient_id, organisations::uuid[], $15::uuid, label,
-                   $16::uuid, place, $17::bigint, NULL, NULL
+                   $16::uuid, place, $17::bigint, NULL, NULL, '{}', NULL, NULL, '{}', '{}'
             FROM incoming WHERE content IS NULL
         ), back AS (
             UPDATE resource_history h SET valid_to = $14 FROM incoming

@@ -1,0 +1,36 @@
+"""The record as it stood is searched like the present one; search parameters of one's own."""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+STATEMENTS = (
+    "ALTER TABLE resource_history ADD COLUMN keys bigint[] NOT NULL DEFAULT '{}'",
+    "ALTER TABLE resource_history ADD COLUMN date_from timestamptz",
+    "ALTER TABLE resource_history ADD COLUMN date_to timestamptz",
+    "ALTER TABLE resource_history ADD COLUMN texts text[] NOT NULL DEFAULT '{}'",
+    "ALTER TABLE resource_history ADD COLUMN ranges nummultirange NOT NULL DEFAULT '{}'",
+    "CREATE INDEX resource_history_keys ON resource_history USING gin (keys)",
+    # A SearchParameter resource of an organisation, as it is indexed. indexed_to is how far the present record is done.
+    """
+    CREATE TABLE search_parameter (
+        id uuid PRIMARY KEY,
+        organisation_id uuid NOT NULL REFERENCES organisation,
+        code text NOT NULL,
+        base text[] NOT NULL,
+        type text NOT NULL,
+        expression text NOT NULL,
+        target text[] NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        indexed_to uuid,
+        indexed_at timestamptz,
+        UNIQUE (organisation_id, code)
+    )
+    """,
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.execute(statement)

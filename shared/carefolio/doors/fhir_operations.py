@@ -1,0 +1,168 @@
+"""FHIR's operations on the record (R4 3.2.0): $everything, $validate, $meta."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from carefolio.cloud import database
+from carefolio.cloud.telemetry import span
+from carefolio.doors import fhir_answers as answers
+from carefolio.doors import fhir_formats
+from carefolio.doors.bearer import authorised
+from carefolio.doors.fhir_requests import FORM, document_of, number_of, reader_of, span_of, type_of
+from carefolio.fhir import text
+from carefolio.fhir.errors import error
+from carefolio.fhir.validation import Issue, validate
+from carefolio.identity import scopes
+from carefolio.mapping.serialise import dumps
+from carefolio.record import reading, resources, search
+from carefolio.record.ids import internal_id
+from carefolio.record.resources import Operation
+from carefolio.record.search_terms import SearchError
+
+
+async def everything(request: Request) -> Response:
+    """GET Patient/[id]/$everything, in pages; _type, _since, start, end, _count, _at."""
+    fhir_formats.check_format(request)
+    token = await authorised(request, "Patient", "r")
+    query = dict(request.query_params)
+    kinds = query["_type"].split(",") if "_type" in query else []
+    wanted = kinds or ["*"]
+    if not all(scopes.permits(token.scope, kind, "r") for kind in wanted):
+        raise HTTPException(403, "$everything needs the scope system/*.rs, or reading each of its _type")
+    asked: dict[str, Any] = {"count": search.MAX_COUNT, "kinds": kinds}
+    for name, value in query.items():
+        if name == "_count":
+            asked["count"] = max(1, search.read_count(value))
+        elif name in ("start", "_since"):
+            asked[name.removeprefix("_")] = span_of(name, value)[0]
+        elif name == "end":
+            asked["end"] = span_of(name, value)[1]
+        elif name == "_cursor":
+            asked["after"] = _cursor(value)
+        elif name not in ("_type", "_at", *FORM):
+            raise SearchError(name, "not a parameter of $everything here")
+    patient = internal_id("Patient", str(request.path_params["id"]))
+    with span("everything"):
+        page = await reading.everything(await database.pool(), reader_of(token, request), patient, **asked)
+    if page is None:
+        raise error(404, "not-found", "no such Patient, or not for this reader")
+    return answers.searchset(
+        page, f"Patient/{request.path_params['id']}/$everything", list(request.query_params.multi_items())
+    )
+
+
+def _cursor(value: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(value)
+    except ValueError:
+        raise SearchError("_cursor", "not a cursor of this operation") from None
+
+
+async def validate_resource(request: Request) -> Response:
+    """POST [type]/$validate and [type]/[id]/$validate, GET [type]/[id]/$validate: against R4's base definitions.
+
+    The body is the resource, or Parameters with it (R4 resource-operation-validate). 200 whatever is found.
+    """
+    kind = type_of(request)
+    stored = "id" in request.path_params
+    token = await authorised(request, kind if stored else "", "r")
+    resource, profiles = None, request.query_params.getlist("profile")
+    if request.method == "POST":
+        resource, named = _to_validate(await document_of(request))
+        profiles += named
+    if resource is None:
+        if not stored:
+            raise error(400, "required", "a resource is needed, by itself or in Parameters", "Parameters.parameter")
+        found = await reading.read(await database.pool(), reader_of(token), kind, number_of(kind, request))
+        if found is None or found.content is None:
+            raise error(404, "not-found", f"no such {kind}, or not for this reader")
+        resource = text.loads(found.content)
+    issues = validate(resource)
+    if not issues and resource["resourceType"] != kind:
+        issues = [Issue("invalid", resource["resourceType"], f"not a {kind}")]
+    unknown = [Issue("not-found", "", "a profile is not known here; checked against R4's own definition")] * len(
+        profiles
+    )
+    listed = [("error", issue) for issue in issues] + [("warning", issue) for issue in unknown]
+    if not issues:
+        listed.append(("information", Issue("informational", "", "valid R4")))
+    return answers.answer(answers.graded(listed))
+
+
+def _to_validate(document: Any) -> tuple[Any, list[str]]:
+    """The resource in a body, and the profiles that it names; Parameters are the operation's own."""
+    if not isinstance(document, dict) or document.get("resourceType") != "Parameters":
+        return document, []
+    resource, profiles = None, []
+    for parameter in document.get("parameter", []):
+        if parameter.get("name") == "resource":
+            resource = parameter.get("resource")
+        elif parameter.get("name") == "profile":
+            profiles.append(str(parameter.get("valueUri", parameter.get("valueCanonical", ""))))
+    return resource, profiles
+
+
+async def meta(request: Request) -> Response:
+    """GET $meta of a resource, or of one of its versions."""
+    kind = type_of(request)
+    token = await authorised(request, kind, "r")
+    pool, reader, number = await database.pool(), reader_of(token, request), number_of(kind, request)
+    version = str(request.path_params.get("version", ""))
+    if not version:
+        found = await reading.read(pool, reader, kind, number)
+    elif version.isascii() and version.isdigit() and len(version) < 10:
+        found = await reading.vread(pool, reader, kind, number, int(version))
+    else:
+        found = None
+    if found is None or found.content is None:
+        raise error(404, "not-found", f"no such {kind}, or not for this reader")
+    return _meta(found.content)
+
+
+async def meta_add(request: Request) -> Response:
+    """POST [type]/[id]/$meta-add: profiles, tags and security labels more; a new version where they are new."""
+    return await _change_meta(request, add=True)
+
+
+async def meta_delete(request: Request) -> Response:
+    """POST [type]/[id]/$meta-delete: profiles, tags and security labels less."""
+    return await _change_meta(request, add=False)
+
+
+async def _change_meta(request: Request, *, add: bool) -> Response:
+    kind = type_of(request)
+    token = await authorised(request, kind, "u")
+    document = await document_of(request)
+    if issues := validate(document):
+        raise error(400, "invalid", "Parameters with a meta are needed", issues[0].expression)
+    given = next((p["valueMeta"] for p in document.get("parameter", []) if "valueMeta" in p), None)
+    if given is None:
+        raise error(400, "required", "Parameters with a meta are needed", "Parameters.parameter")
+
+    def change(resource: dict[str, Any]) -> dict[str, Any]:
+        there = dict(resource.get("meta", {}))
+        for name in ("profile", "security", "tag"):
+            named = [_identity(item) for item in given.get(name, [])]
+            kept = [item for item in there.get(name, []) if _identity(item) not in named]
+            there[name] = [*kept, *given.get(name, [])] if add else kept
+        return resource | {"meta": {name: value for name, value in there.items() if value}}
+
+    operation = Operation("PATCH", kind, id=str(request.path_params["id"]), patch=change)
+    (result,) = await resources.commit(await database.pool(), reader_of(token), [operation], answers.base())
+    assert result.content is not None
+    return _meta(result.content)
+
+
+def _identity(item: Any) -> Any:
+    return (item.get("system"), item.get("code")) if isinstance(item, dict) else item
+
+
+def _meta(content: str) -> Response:
+    returned = {"name": "return", "valueMeta": text.loads(content)["meta"]}
+    return answers.answer(dumps({"resourceType": "Parameters", "parameter": [returned]}))
