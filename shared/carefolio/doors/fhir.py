@@ -40,7 +40,7 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.patch import fhirpath_patch, json_patch
 from carefolio.identity import discovery, scopes
 from carefolio.identity.tokens import Token
-from carefolio.record import capability, reading, resources, search
+from carefolio.record import capability, provenance, reading, resources, search
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
 from carefolio.record.search_terms import SearchError
@@ -66,7 +66,10 @@ async def read(request: Request) -> Response:
     token = await authorised(request, kind, "r")
     with span("read"):
         reader = reader_of(token, request)
-        found = await reading.read(await database.pool(), reader, kind, number_of(kind, request))
+        pool = await database.pool()
+        found = await reading.read(pool, reader, kind, number_of(kind, request))
+        if found is None and kind == "Provenance":
+            found = await provenance.read(pool, reader, str(request.path_params["id"]))
     return _version(request, found, kind)
 
 
@@ -178,9 +181,11 @@ async def _search(
     query = query if query is not None else await query_of(request)
     strict = answers.preferences(request).get("handling", "strict") != "lenient"
     with span("search"):
-        page = await search.search(
-            await database.pool(), reader_of(token), kinds, query, answers.base(), strict=strict, patient=patient
-        )
+        pool, reader = await database.pool(), reader_of(token)
+        page = await search.search(pool, reader, kinds, query, answers.base(), strict=strict, patient=patient)
+        if list(kinds) == ["Provenance"] and page.total is not None:
+            made = await provenance.search(pool, reader, query, answers.base())
+            page.found, page.total = page.found + made, page.total + len(made)
     _permit_included(token, page)
     return answers.searchset(page, path, query)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,7 +12,7 @@ from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
 from carefolio.mapping import codes
 from carefolio.mapping.kept import TRANSLATED, is_grammar, is_mapped, leaves
 from carefolio.mapping.message import map_message
-from carefolio.mapping.model import Mapped, Source
+from carefolio.mapping.model import Entry, Mapped, Source
 
 # Values that are read by code rather than by a table, and leave as something else than they came.
 _BY_CODE = {
@@ -49,8 +49,34 @@ class Line:
 def explain(message: Message, source: Source) -> list[Line]:
     """One line for every populated value, in the order of the message. Raises what map_message raises."""
     mapped = map_message(message, source)
-    where = _index(mapped)
+    where = _index(mapped.entries)
     return [line for segment in message.segments for line in _lines(segment, mapped, where, source)]
+
+
+def sources(message: Message, mapped: Mapped, entry: Entry, source: Source) -> dict[str, str]:
+    """From where each element of one resource came: its path -> the field (``OBX[2]-5.1``).
+
+    What its own segments say comes before what it has of others (OBR-7 of an OBX without OBX-14).
+    """
+    where = _index([entry])
+    own = [segment for segment in message.segments if mapped.claims.get(id(segment)) is entry]
+    others = [segment for segment in message.segments if mapped.claims.get(id(segment)) is not entry]
+    found: dict[str, str] = {}
+    for segment in (*own, *others):
+        name = segment.name if segment.occurrence == 1 else f"{segment.name}[{segment.occurrence}]"
+        for leaf in leaves(segment, grammar=True):
+            if is_grammar(segment, leaf.field):
+                continue
+            rule = mapped.rules.get((id(segment), leaf.field))
+            wanted = rule[0] if rule else _BY_CODE.get((segment.name, leaf.field), "")
+            is_own = mapped.claims.get(id(segment)) is entry
+            if not is_own and not wanted.startswith(f"{entry.type}."):
+                continue
+            path = _best(where, leaf.value, source, entry.type) or (wanted if wanted.startswith(entry.type) else "")
+            path = path or next(iter(where.get(leaf.value, ())), "")
+            if path:
+                found.setdefault(path, name + leaf.position(segment)[len(segment.name) :])
+    return found
 
 
 def _lines(segment: Segment, mapped: Mapped, where: dict[str, list[str]], source: Source) -> Iterator[Line]:
@@ -85,8 +111,8 @@ def _lines(segment: Segment, mapped: Mapped, where: dict[str, list[str]], source
             yield Line(position, leaf.value, "", "not mapped because an equal resource was there already")
 
 
-def _index(mapped: Mapped) -> dict[str, list[str]]:
-    """Every value of every resource -> the paths where it stands."""
+def _index(entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """Every value of the resources -> the paths where it stands."""
     where: dict[str, list[str]] = {}
 
     def walk(value: Any, path: str) -> None:
@@ -103,7 +129,7 @@ def _index(mapped: Mapped) -> dict[str, list[str]]:
         else:
             where.setdefault(str(value), []).append(path)
 
-    for entry in mapped.entries:
+    for entry in entries:
         walk(entry.resource, entry.type)
     return where
 
