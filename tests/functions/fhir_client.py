@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -13,7 +14,9 @@ SYSTEM = "urn:test"
 async def send(app: Hospital, method: str, path: str, body: Any = None, **headers: str) -> Reply:
     app.token = app.token or await app.authorize()
     sent = {"Authorization": f"Bearer {app.token}", "Content-Type": "application/fhir+json"}
-    data = json.dumps(body) if body is not None and not isinstance(body, str) else body
+    data = json.dumps(body).encode() if isinstance(body, dict | list) else body
+    if isinstance(data, bytes):
+        data = io.BytesIO(data)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await app.request(method, f"/fhir/R4/{path}", data=data, headers=sent | named)
 

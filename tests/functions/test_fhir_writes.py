@@ -136,6 +136,17 @@ async def test_patches(app: Hospital) -> None:
     ).status == 422
 
 
+async def test_what_is_merged(app: Hospital) -> None:
+    number = await made(app, patient(gender="male", maritalStatus={"text": "a", "coding": [{"code": "M"}]}))
+    change = {"gender": None, "active": True, "maritalStatus": {"text": "b"}}
+    merged = await send(app, "PATCH", f"Patient/{number}", change, Content_Type="application/merge-patch+json")
+    assert merged.status == 200
+    assert (merged.json.get("gender"), merged.json["active"]) == (None, True)
+    assert merged.json["maritalStatus"] == {"text": "b", "coding": [{"code": "M"}]}
+    refused = await send(app, "PATCH", f"Patient/{number}", {"gender": "x"}, Content_Type="application/json")
+    assert refused.status == 422
+
+
 async def test_a_transaction_is_all_or_nothing(app: Hospital) -> None:
     value, practitioner = unique("T"), unique("P")
     gp = await made(app, {"resourceType": "Practitioner", "identifier": [{"system": SYSTEM, "value": practitioner}]})

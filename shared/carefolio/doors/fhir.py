@@ -22,6 +22,7 @@ from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_binary, fhir_formats
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import (
+    FORM,
     LONGEST,
     VERSION,
     condition_of,
@@ -37,7 +38,7 @@ from carefolio.doors.fhir_requests import (
 from carefolio.fhir import text
 from carefolio.fhir.definitions import resource_types
 from carefolio.fhir.errors import FhirError, error
-from carefolio.fhir.patch import fhirpath_patch, json_patch
+from carefolio.fhir.patch import fhirpath_patch, json_patch, merge_patch
 from carefolio.identity import discovery, scopes
 from carefolio.identity.tokens import Token
 from carefolio.record import capability, provenance, reading, resources, search
@@ -179,7 +180,7 @@ async def _search(
     query: list[tuple[str, str]] | None = None,
 ) -> Response:
     query = query if query is not None else await query_of(request)
-    strict = answers.preferences(request).get("handling", "strict") != "lenient"
+    strict = {"strict": True, "lenient": False}.get(answers.preferences(request).get("handling", ""))
     with span("search"):
         pool, reader = await database.pool(), reader_of(token)
         page = await search.search(pool, reader, kinds, query, answers.base(), strict=strict, patient=patient)
@@ -201,6 +202,9 @@ async def create(request: Request) -> Response:
     """POST [type], conditional with If-None-Exist."""
     kind = type_of(request)
     token = await authorised(request, kind, "c")
+    if not set(request.query_params) <= set(FORM):
+        # Other servers' way to say If-None-Exist: who means that must not get a second one.
+        raise error(400, "invalid", "a create has no parameters; its condition is the header If-None-Exist")
     resource = await resource_of(request, kind)
     condition = request.headers.get("if-none-exist")
     query = parse_qsl(condition.partition("?")[2] or condition, keep_blank_values=True) if condition else None
@@ -221,17 +225,24 @@ async def update(request: Request) -> Response:
 
 
 async def patch(request: Request) -> Response:
-    """PATCH [type]/[id] and [type]?…: JSON Patch, or FHIRPath Patch in a Parameters resource."""
+    """PATCH [type]/[id] and [type]?…: JSON Patch, JSON Merge Patch, or FHIRPath Patch in a Parameters resource."""
     kind = type_of(request)
     token = await authorised(request, kind, "u")
     body, media = await read_body(request, LONGEST), request.headers.get("content-type", "")
     make: Callable[[dict[str, Any], Any], dict[str, Any]]
-    if media.partition(";")[0].strip() == "application/json-patch+json":
+    plain = media.partition(";")[0].strip()
+    if plain == "application/json-patch+json":
         make, document = json_patch, text.loads(body)
+    elif plain == "application/merge-patch+json":
+        make, document = merge_patch, text.loads(body)
     elif fhir_formats.is_fhir(media):
-        make, document = fhirpath_patch, fhir_formats.document(body, media)
+        document = fhir_formats.document(body, media)
+        is_parameters = isinstance(document, dict) and document.get("resourceType") == "Parameters"
+        # Some clients send what they merge as plain JSON.
+        make = fhirpath_patch if is_parameters or "fhir" in plain else merge_patch
     else:
-        raise error(415, "not-supported", "application/json-patch+json, or Parameters in application/fhir+json or +xml")
+        kinds = "application/json-patch+json, application/merge-patch+json, or Parameters in application/fhir+json"
+        raise error(415, "not-supported", kinds)
     number = request.path_params.get("id")
     operation = Operation(
         "PATCH",

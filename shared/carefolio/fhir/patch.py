@@ -1,4 +1,7 @@
-"""JSON Patch (RFC 6902) and FHIRPath Patch (R4 3.1.0.11.1) on a resource; the argument is not changed."""
+"""JSON Patch (RFC 6902), JSON Merge Patch (RFC 7396) and FHIRPath Patch (R4 3.1.0.11.1) on a resource.
+
+The argument is not changed.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,22 @@ def json_patch(resource: dict[str, Any], operations: Any) -> dict[str, Any]:
     if not isinstance(made, dict):
         raise error(422, "invalid", "what remains is no resource")
     return made
+
+
+def merge_patch(resource: dict[str, Any], patch: Any) -> dict[str, Any]:
+    """The resource after a JSON Merge Patch: null takes away, objects are merged, all else replaces."""
+    if not isinstance(patch, dict):
+        raise error(400, "structure", "a JSON Merge Patch is an object")
+    merged = dict(resource)
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            there = merged.get(name)
+            merged[name] = merge_patch(there if isinstance(there, dict) else {}, value)
+        else:
+            merged[name] = value
+    return merged
 
 
 def _apply(document: Any, operation: Any) -> Any:

@@ -10,6 +10,7 @@ from carefolio.record.search_terms import COMMON
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
                  "search-type")  # fmt: skip
+_OPERATIONS = ("Resource-meta", "Resource-meta-add", "Resource-meta-delete", "Resource-validate")
 
 
 def statement(base: str, when: str) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def statement(base: str, when: str) -> dict[str, Any]:
         "software": {"name": "Carefolio"},
         "implementation": {"description": "Carefolio FHIR R4", "url": f"{base}/fhir/R4"},
         "fhirVersion": "4.0.1",
-        "format": ["application/fhir+json", "json"],
-        "patchFormat": ["application/json-patch+json", "application/fhir+json"],
+        "format": ["application/fhir+json", "json", "application/fhir+xml", "xml"],
+        "patchFormat": ["application/json-patch+json", "application/merge-patch+json", "application/fhir+json"],
         "rest": [
             {
                 "mode": "server",
@@ -62,7 +63,9 @@ def _resource(kind: str) -> dict[str, Any]:
             for name, of in sorted({**COMMON, **{code: p.kind for code, p in parameters.items()}}.items())
         ],
     }
-    if kind == "Patient":
-        definition = "http://hl7.org/fhir/OperationDefinition/Patient-everything"
-        made["operation"] = [{"name": "everything", "definition": definition}]
+    named = [*_OPERATIONS, *(["Patient-everything"] if kind == "Patient" else [])]
+    made["operation"] = [
+        {"name": name.partition("-")[2], "definition": f"http://hl7.org/fhir/OperationDefinition/{name}"}
+        for name in named
+    ]
     return made

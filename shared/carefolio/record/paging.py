@@ -68,20 +68,24 @@ def _json_path(kind: str, parameter: SearchParameter) -> str:
 
 
 def cursor_of(row: asyncpg.Record, keys: int) -> str:
-    values = [row[f"sort{number}"] for number in range(keys)]
-    texts = [
-        None if value is None else ["t", value.isoformat()] if isinstance(value, datetime) else ["s", str(value)]
-        if not isinstance(value, Decimal) else ["n", str(value)]
-        for value in values
-    ]  # fmt: skip
-    return base64.urlsafe_b64encode(orjson.dumps([texts, str(row["id"])])).decode().rstrip("=")
+    values = [_text(row[f"sort{number}"]) for number in range(keys)]
+    return base64.urlsafe_b64encode(orjson.dumps([values, str(row["id"])])).decode().rstrip("=")
+
+
+def _text(value: Any) -> list[str] | None:
+    """A sorted value with the letter of its type."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return ["t", value.isoformat()]
+    return [{Decimal: "n", uuid.UUID: "u"}.get(type(value), "s"), str(value)]
 
 
 def after(order: Sequence[tuple[str, bool]], cursor: str, arguments: Arguments) -> str:
     """What comes after the last row of the page before; rows without a sorted value come last."""
     try:
         texts, number = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        last = [_value(text) for text in texts] + [uuid.UUID(number)]
+        last = [*(_value(text) for text in texts), uuid.UUID(number)]
         if len(last) != len(order):
             raise ValueError
     except (ValueError, TypeError, KeyError, ArithmeticError, binascii.Error):
@@ -106,4 +110,4 @@ def _value(text: Any) -> Any:
     kind, value = text
     if kind == "t":
         return datetime.fromisoformat(value)
-    return Decimal(value) if kind == "n" else str(value)
+    return Decimal(value) if kind == "n" else uuid.UUID(value) if kind == "u" else str(value)

@@ -68,12 +68,13 @@ async def search(
     query: Sequence[tuple[str, str]],
     base: str,
     *,
-    strict: bool = True,
+    strict: bool | None = None,
     patient: uuid.UUID | None = None,
 ) -> Page:
     """One page of a search over one type or several, in a patient's compartment where one is given.
 
-    Raises SearchError; with ``strict`` also for parameters that a type does not have.
+    Raises SearchError. A parameter that a type does not have is one with ``strict``; where nothing is said, unless its
+    name begins with ``_``: without what it would have chosen the answer would be another.
     """
     await parameters.refresh(pool)
     asked = _read(kinds, query)
@@ -90,7 +91,7 @@ async def search(
         try:
             conditions.append(await made.of(kinds, name, value, arguments))
         except UnknownParameterError:
-            if strict:
+            if strict or (strict is None and not name.startswith("_")):
                 raise
             page.ignored.append(name)
         if parameters.is_unfinished(name.partition(":")[0], reader.organisation_id):
