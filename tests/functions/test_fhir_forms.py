@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 from datetime import UTC, datetime
@@ -106,7 +107,11 @@ async def test_meta(app: Hospital) -> None:
 
 async def test_the_record_as_it_stood(app: Hospital) -> None:
     async def now() -> str:
-        return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        """A moment with nothing in its millisecond."""
+        await asyncio.sleep(0.005)
+        moment = datetime.now(UTC)
+        await asyncio.sleep(0.005)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     before = await now()
     number = await made(app, patient(gender="female", name=[{"family": unique("Then")}]))
@@ -164,6 +169,24 @@ async def test_filters(app: Hospital) -> None:
     ):
         reply = await send(app, "GET", f"Patient?_filter={wrong}")
         assert reply.status == 400, wrong
+
+
+async def test_words_of_the_narrative_and_of_all(app: Hospital) -> None:
+    word, other = unique("w").lower(), unique("w").lower()
+    narrative = {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml"><p>Ödem {word}</p></div>'}
+    number = await made(app, patient(text=narrative, contact=[{"name": {"text": f"Mrs {other}"}}]))
+    for query, hit in {
+        f"_text={word}": True,
+        f"_text=odem {word.upper()}": True,
+        f"_text={other}": False,
+        f"_content={word}": True,
+        f"_content={other} mrs": True,
+        f"_content={other} mr": False,
+        f"_content=nothing{other},{word}": True,
+        "_content=identifier": False,
+    }.items():
+        assert (number in await found(app, f"Patient?{query}")) is hit, query
+    assert (await send(app, "GET", "Patient?_content=-")).status == 400
 
 
 async def test_what_a_list_holds(app: Hospital) -> None:

@@ -30,6 +30,7 @@ def order_by(kinds: Sequence[str], text: str) -> tuple[str, bool]:
         kind = kinds[0]
         if ix.MAIN_DATE.get(kind) == name:
             return "date_to" if descending else "date_from", descending
+        name = ix.kept_as(kind, name)
         parameter = search_parameters(kind).get(name)
         if parameter is not None and parameter.kind == "string":
             least = "max" if descending else "min"

@@ -7,6 +7,7 @@ read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import re
 import uuid
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
 
 from carefolio.cloud.database import Connection, Pool
 from carefolio.cloud.settings import settings
@@ -35,6 +37,7 @@ from carefolio.record.write import (
     Known,
     Origin,
     Row,
+    StrangerError,
     deletion,
     known,
     make_row,
@@ -45,6 +48,7 @@ _TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
 _NHS = "https://fhir.nhs.uk/Id/nhs-number"
 _MOST_CONDITIONAL = 500
+_turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str, str], asyncio.Lock] = WeakValueDictionary()
 Patch = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -111,10 +115,14 @@ async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], ba
     Raises FhirError and SearchError, which leave nothing changed; database errors pass.
     """
     await parameters.refresh(pool)
+    alone = _is_alone(operations)
     for attempt in range(_TRIES):
         try:
+            if alone and attempt == 0:
+                async with _turn(operations[0]), pool.acquire() as connection:
+                    return await _commit(connection, reader, operations, base, locking=False)
             async with pool.acquire() as connection, connection.transaction():
-                results = await _commit(connection, reader, operations, base)
+                results = await _commit(connection, reader, operations, base, locking=True)
             if any(operation.type == "SearchParameter" for operation in operations):
                 await parameters.refresh(pool, now=True)
             return results
@@ -125,7 +133,27 @@ async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], ba
     raise AssertionError("the loop returns or raises")
 
 
-async def _commit(connection: Connection, reader: Reader, operations: Sequence[Operation], base: str) -> list[Result]:
+def _turn(operation: Operation) -> contextlib.AbstractAsyncContextManager[Any]:
+    """Who changes the same resource in this process waits here, rather than fail at the database and try again."""
+    if operation.id is None:
+        return contextlib.nullcontext()
+    return _turns.setdefault((asyncio.get_running_loop(), operation.type, operation.id), asyncio.Lock())
+
+
+def _is_alone(operations: Sequence[Operation]) -> bool:
+    """Whether a write is of one resource and nothing else: one statement, which fails where somebody was faster."""
+    if len(operations) != 1 or operations[0].query is not None or settings().referential_integrity:
+        return False
+    first = operations[0]
+    if first.type == "Patient":
+        # His NHS number is written too.
+        return first.method == "DELETE" or (first.resource is not None and not _nhs_numbers(first.resource))
+    return first.type != "SearchParameter"
+
+
+async def _commit(
+    connection: Connection, reader: Reader, operations: Sequence[Operation], base: str, *, locking: bool
+) -> list[Result]:
     origin = Origin(uuid7(), reader.actor, organisation_id=reader.organisation_id, app=True)
     made = _Commit(reader, base, datetime.now(UTC), origin)
     work = [_Work(operation) for operation in operations]
@@ -133,7 +161,7 @@ async def _commit(connection: Connection, reader: Reader, operations: Sequence[O
     several: list[_Work] = []
     for each in work:
         several += await _find(connection, made, each)
-    await _lock(connection, made, [*work, *several])
+    await _know(connection, made, [*work, *several], locking=locking)
     _check_twice([*work, *several])
     for each in work:
         if each.operation.full_url and each.id:
@@ -143,12 +171,16 @@ async def _commit(connection: Connection, reader: Reader, operations: Sequence[O
             if each.operation.method == method and each.done is None:
                 await _do(connection, made, each)
     rows = sorted(made.rows.values(), key=lambda row: row.id)
-    await _records(connection, made, rows)
     if rows:
         patients = list(dict.fromkeys(row.patient_id for row in rows if row.patient_id))
         # Without a message the audit line of what belongs to nobody names nobody.
-        await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
+        try:
+            await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
+        except StrangerError:
+            raise error(422, "business-rule", "the patient is not known to this client") from None
         for row in rows:
+            if row.type == "Patient" and row.content:
+                await _identifiers(connection, row.id, text.loads(row.content))
             if row.type == "SearchParameter":
                 changed = text.loads(row.content) if row.content else None
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
@@ -207,13 +239,14 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
     return []
 
 
-async def _lock(connection: Connection, made: _Commit, work: Sequence[_Work]) -> None:
-    """Read what is there, locked until the transaction ends, in the order of ids."""
+async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *, locking: bool) -> None:
+    """Read what is there, with ``locking`` locked until the transaction ends, in the order of ids."""
     # A new id has nothing there, and nobody to wait for.
     numbers = sorted({each.number for each in work if each.number and each.done is None and not each.fresh})
     if not numbers:
         return
-    await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
+    if locking:
+        await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
     kinds = {each.operation.type for each in work}
     there = await known(connection, numbers, sorted(kinds), aliases=False)
     for each in work:
@@ -371,36 +404,17 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-async def _records(connection: Connection, made: _Commit, rows: Sequence[Row]) -> None:
-    """Records for new patients; nobody writes into one that he does not read, or with another's NHS number."""
-    patients = sorted({row.patient_id for row in rows if row.patient_id})
-    if not patients:
-        return
-    stranger = await connection.fetchval(
-        """
-        WITH made AS (
-            INSERT INTO record (id, person_id, created_at) SELECT id, id, now() FROM unnest($1::uuid[]) AS t (id)
-            ON CONFLICT DO NOTHING
-        )
-        SELECT id FROM resource WHERE id = ANY($1) AND NOT organisations @> ARRAY[$2::uuid] LIMIT 1
-        """,
-        patients,
-        made.reader.organisation_id,
-    )
-    if stranger is not None:
-        raise error(422, "business-rule", "the patient is not known to this client")
-    for row in rows:
-        if row.type == "Patient" and row.content:
-            await _identifiers(connection, row.id, text.loads(row.content))
-
-
-async def _identifiers(connection: Connection, patient: uuid.UUID, resource: dict[str, Any]) -> None:
-    """The NHS number of a Patient finds his record, and nobody else's."""
-    numbers = [
+def _nhs_numbers(resource: dict[str, Any]) -> list[str]:
+    return [
         digits
         for identifier in resource.get("identifier", [])
         if identifier.get("system") == _NHS and (digits := nhs_number(str(identifier.get("value", ""))))
     ]
+
+
+async def _identifiers(connection: Connection, patient: uuid.UUID, resource: dict[str, Any]) -> None:
+    """The NHS number of a Patient finds his record, and nobody else's."""
+    numbers = _nhs_numbers(resource)
     if not numbers:
         return
     taken = await connection.fetchval(

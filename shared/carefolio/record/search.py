@@ -90,8 +90,8 @@ async def search(
     for name, value in asked.terms:
         try:
             conditions.append(await made.of(kinds, name, value, arguments))
-        except UnknownParameterError:
-            if strict or (strict is None and not name.startswith("_")):
+        except UnknownParameterError as unknown:
+            if strict or (strict is None and not unknown.parameter.startswith("_")):
                 raise
             page.ignored.append(name)
         if parameters.is_unfinished(name.partition(":")[0], reader.organisation_id):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Context, Decimal, InvalidOperation
@@ -19,7 +18,8 @@ from carefolio.fhir.dates import DateRange, date_range_of
 from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
 from carefolio.fhir.paths import Values, compile_path
 from carefolio.fhir.units import UCUM, Unit, unit
-from carefolio.record import parameters
+from carefolio.record import parameters, words
+from carefolio.record.normalise import LONGEST, normalised
 
 # The date by which a type's resources are put in order for a reader.
 MAIN_DATE = {
@@ -37,9 +37,8 @@ MAIN_DATE = {
 }
 # An Observation's combo-code is its code or a component's, and so on.
 COMBINED = "combo-"
-# Beginnings of strings have keys up to this length; what is asked for beyond it is told by ``texts``.
-LONGEST_BEGINNING = 6
-_LONGEST_TEXT = 400
+# Beginnings of strings have keys of these lengths; between them ``texts`` tell.
+_BEGINNINGS = (1, 3, 6)
 LIMIT = Decimal(10) ** 19
 BAND = 10**20
 # Bands and their numbers together have more digits than decimals have by themselves.
@@ -86,6 +85,9 @@ def index(resource: dict[str, Any]) -> Indexed:
             else:
                 _index_value(code, parameter.kind, value, keys, ranges, texts)
     _meta(resource, keys)
+    narrative = words.of_narrative(resource)
+    keys.update(key("_text", word) for word in narrative)
+    keys.update(key("_content", word) for word in words.of_content(resource) - narrative)
     return Indexed(
         sorted(keys),
         main.start if main else None,
@@ -105,7 +107,7 @@ def _plan(kind: str, _: int) -> list[tuple[SearchParameter, Values, frozenset[st
     known = elements(kind)
     made = []
     for parameter in (*search_parameters(kind).values(), *parameters.custom(kind)):
-        if parameter.code.startswith(COMBINED):
+        if parameter.code.startswith(COMBINED) or kept_as(kind, parameter.code) != parameter.code:
             continue
         names = set(re.findall(rf"\b{kind}\.([A-Za-z]+)", parameter.expression))
         # A choice element is there under one of several names.
@@ -133,9 +135,9 @@ def _index_value(
         keys.add(key(code, str(value)))
     elif kind == "string":
         for part in strings(value):
-            keys.add(key(f"{code}:exact", part[:_LONGEST_TEXT]))
+            keys.add(key(f"{code}:exact", part[:LONGEST]))
             plain = normalised(part)
-            keys.update(key(f"{code}^", plain[:length]) for length in range(1, min(len(plain), LONGEST_BEGINNING) + 1))
+            keys.update(key(f"{code}^", plain[:length]) for length in _BEGINNINGS if length <= len(plain))
             texts.append(text_row(code, plain))
     else:
         for band, interval in intervals(code, kind, value):
@@ -184,6 +186,24 @@ def _meta(resource: dict[str, Any], keys: set[int]) -> None:
     if source := meta.get("source"):
         keys.add(key("_source", source.partition("#")[0]))
         keys.add(key("_source", source))
+
+
+def kept_as(kind: str, code: str) -> str:
+    """The parameter under which the values of one are kept: ``phonetic`` has those of ``name`` where both are one."""
+    standard = search_parameters(kind)
+    same = (
+        code == "phonetic"
+        and code in standard
+        and "name" in standard
+        and standard[code].expression == standard["name"].expression
+    )
+    return "name" if same else code
+
+
+def beginning(code: str, plain: str) -> tuple[int, bool]:
+    """The key of what begins like a normalised text, and whether it says all."""
+    length = max(length for length in _BEGINNINGS if length <= max(1, len(plain)))
+    return key(f"{code}^", plain[:length]), length == len(plain)
 
 
 @lru_cache(maxsize=20_000)
@@ -261,13 +281,6 @@ def strings(value: Any) -> Iterator[str]:
             if name in ("use", "type", "period", "extension", "id"):
                 continue
             yield from (inner for inner in (part if isinstance(part, list) else [part]) if isinstance(inner, str))
-
-
-@lru_cache(maxsize=20_000)
-def normalised(text: str) -> str:
-    """A text without case, accents and repeated spaces (R4 3.1.1.4.8)."""
-    plain = unicodedata.normalize("NFKD", text[:_LONGEST_TEXT])
-    return " ".join("".join(c for c in plain if not unicodedata.combining(c)).casefold().split())
 
 
 def text_row(code: str, text: str) -> str:

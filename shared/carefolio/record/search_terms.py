@@ -13,9 +13,10 @@ from typing import Any
 from carefolio.fhir.dates import date_range
 from carefolio.fhir.definitions import SearchParameter, resource_types
 from carefolio.fhir.units import UCUM, unit
-from carefolio.record import parameters
+from carefolio.record import parameters, words
 from carefolio.record import search_index as ix
 from carefolio.record.ids import internal_id
+from carefolio.record.normalise import LONGEST, normalised
 from carefolio.record.search_index import Interval, key
 
 _PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
@@ -83,6 +84,8 @@ def condition(kind: str, name: str, value: str, arguments: Arguments) -> str:
     parameter = parameters.find(kind, code, arguments.organisation_id)
     if parameter is None:
         raise UnknownParameterError(name, f"not a search parameter of {kind}")
+    if (kept := ix.kept_as(kind, code)) != code:
+        return condition(kind, f"{kept}:{modifier}" if modifier else kept, value, arguments)
     if code.startswith(ix.COMBINED):
         own, of_part = (f"{prefix}{name.removeprefix(ix.COMBINED)}" for prefix in ("", "component-"))
         both = [condition(kind, each, value, arguments) for each in (own, of_part)]
@@ -108,14 +111,22 @@ def _common(kind: str, name: str, code: str, modifier: str, values: list[str], a
             raise SearchError(name, "no modifier is known here")
         return _alternatives([_column(name, value, "last_updated", "last_updated", arguments) for value in values])
     if code in ("_text", "_content"):
-        words = arguments.add(" ".join(unescape(value) for value in values))
-        return f"to_tsvector('simple', content) @@ plainto_tsquery('simple', {words})"
+        return _alternatives([_words(name, code, value, arguments) for value in values])
     if modifier == "missing":
         return _missing(name, kind, code, values, arguments)
     if modifier not in ("", "not", "below"):
         raise SearchError(name, f"the modifier :{modifier} is not known here")
     made = _keys(arguments, [key(code, unescape(value)) for value in values])
     return f"NOT ({made})" if modifier == "not" else made
+
+
+def _words(name: str, code: str, value: str, arguments: Arguments) -> str:
+    """Every word of a value, in any order; the content is what the narrative says, and all else."""
+    wanted = words.asked(unescape(value))
+    if not wanted:
+        raise SearchError(name, "no word to look for")
+    codes = ("_text",) if code == "_text" else ("_text", "_content")
+    return "(" + " AND ".join(_keys(arguments, [key(each, word) for each in codes]) for word in wanted) + ")"
 
 
 def _missing(name: str, kind: str, code: str, values: list[str], arguments: Arguments) -> str:
@@ -169,16 +180,17 @@ def _string(
     kind: str, name: str, parameter: SearchParameter, modifier: str, values: list[str], arguments: Arguments
 ) -> str:
     if modifier == "exact":
-        return _keys(arguments, [key(f"{parameter.code}:exact", unescape(value)[:400]) for value in values])
+        return _keys(arguments, [key(f"{parameter.code}:exact", unescape(value)[:LONGEST]) for value in values])
     return _alternatives([_beginning(parameter.code, value, modifier, arguments) for value in values])
 
 
 def _beginning(code: str, value: str, modifier: str, arguments: Arguments) -> str:
-    plain = ix.normalised(unescape(value))
+    plain = normalised(unescape(value))
     if modifier == "contains":
         return f"({_present(code, arguments)} AND {_like(code, f'%{like(value)}%', arguments)})"
-    found = _keys(arguments, [key(f"{code}^", plain[: ix.LONGEST_BEGINNING])])
-    if len(plain) <= ix.LONGEST_BEGINNING:
+    first, says_all = ix.beginning(code, plain)
+    found = _keys(arguments, [first])
+    if says_all:
         return found
     return f"({found} AND {_like(code, f'{like(value)}%', arguments)})"
 
@@ -199,7 +211,7 @@ def _like(code: str, pattern: str, arguments: Arguments) -> str:
 
 def like(value: str) -> str:
     """A value, normalised, in which LIKE's own signs stand for themselves."""
-    return re.sub(r"([\\%_])", r"\\\1", ix.normalised(unescape(value)))
+    return re.sub(r"([\\%_])", r"\\\1", normalised(unescape(value)))
 
 
 def _uri(

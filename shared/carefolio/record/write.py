@@ -27,10 +27,16 @@ class ChangedMeanwhileError(Exception):
     """Somebody else wrote the same resource at the same moment; all of it has to be tried again."""
 
 
+class StrangerError(Exception):
+    """An app writes into a record that it does not read."""
+
+
 class EndedMeanwhileError(Exception):
     """Another delivery of the same message was faster."""
 
 
+# How the statement ends itself (migration 0004).
+_CHANGED, _STRANGER = "CF001", "CF002"
 # What two writers at the same moment can do to each other; each is whole the second time.
 RETRIED = (
     ChangedMeanwhileError,
@@ -234,7 +240,9 @@ async def known(
                    )
                ) END AS together, gone.id AS gone_id, gone.version AS gone_version, gone.seq AS gone_seq,
                gone.organisations AS gone_organisations, gone.patient_id AS gone_patient_id, gone.label AS gone_label
-        FROM unnest($1::uuid[] || CASE WHEN $4::uuid[] = '{}' THEN '{}' ELSE '{NULL}'::uuid[] END) AS wanted (id)
+        FROM unnest(
+            (SELECT $1::uuid[] || CASE WHEN $4::uuid[] = '{}' THEN '{}' ELSE '{NULL}'::uuid[] END)
+        ) AS wanted (id)
         LEFT JOIN resource_alias alias ON alias.id = wanted.id AND $3
         LEFT JOIN resource r ON r.id = coalesce(alias.target, wanted.id)
         LEFT JOIN resource_history gone ON gone.id = wanted.id AND gone.valid_to = 'infinity' AND r.id IS NULL
@@ -284,13 +292,43 @@ async def write(
 
     ``seen`` are resources that were there: one that did not change knows from now on that this message said the
     same. ``exact``: the rows bring their own seq and time, older ones too. Raises EndedMeanwhileError and
-    ChangedMeanwhileError, which must undo the transaction.
+    ChangedMeanwhileError, which must undo the transaction; of what an app writes nothing is left anyway, and
+    StrangerError tells that a record is not the app's to write into.
     """
-    counted = await connection.fetchrow(
+    try:
+        counted = await _written(connection, origin, rows, now, patients, seen, notes, exact=exact)
+    except asyncpg.PostgresError as failure:
+        if failure.sqlstate == _CHANGED:
+            raise ChangedMeanwhileError from None
+        if failure.sqlstate == _STRANGER:
+            raise StrangerError from None
+        raise
+    if origin.message_id is not None and not counted["ended"]:
+        raise EndedMeanwhileError
+    if counted["written"] < len(rows):
+        raise ChangedMeanwhileError
+
+
+async def _written(
+    connection: Connection,
+    origin: Origin,
+    rows: Sequence[Row],
+    now: datetime,
+    patients: Sequence[uuid.UUID],
+    seen: Sequence[uuid.UUID],
+    notes: Sequence[str],
+    *,
+    exact: bool,
+) -> asyncpg.Record:
+    """What an app writes is one statement, without a transaction around it: all that could be wrong ends it."""
+    return await connection.fetchrow(
         """
-        WITH incoming AS (
-            SELECT * FROM unnest(
-                $1::uuid[], $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+        WITH given AS MATERIALIZED (
+            -- Arguments that a plan could be made for anew each time: planning costs as much as the work.
+            SELECT $1::uuid[] AS ids, $22::uuid[] AS seen, $27::bool AS exact, $30::bool AS by_app
+        ), incoming AS (
+            SELECT t.* FROM given, unnest(
+                given.ids, $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
                 $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[],
                 $25::bigint[], $26::timestamptz[], $28::text[], $29::text[]
             ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, patient_id, place,
@@ -327,8 +365,8 @@ async def write(
                 version = excluded.version, last_updated = excluded.last_updated,
                 organisations = excluded.organisations, message_id = excluded.message_id,
                 place = excluded.place,
-                seq = CASE WHEN $27 THEN excluded.seq ELSE greatest(r.seq, excluded.seq) END,
-                source_time = CASE WHEN $27 THEN excluded.source_time
+                seq = CASE WHEN (SELECT exact FROM given) THEN excluded.seq ELSE greatest(r.seq, excluded.seq) END,
+                source_time = CASE WHEN (SELECT exact FROM given) THEN excluded.source_time
                     ELSE greatest(r.source_time, excluded.source_time) END,
                 digest = excluded.digest,
                 content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
@@ -337,8 +375,8 @@ async def write(
             WHERE r.version = excluded.version - 1
             RETURNING id
         ), confirmed AS (
-            UPDATE resource SET seq = greatest(seq, $17), source_time = greatest(source_time, $18)
-            WHERE id = ANY($22) AND NOT id = ANY($1) AND (seq < $17 OR source_time < $18)
+            UPDATE resource SET seq = greatest(seq, $17), source_time = greatest(source_time, $18) FROM given
+            WHERE id = ANY(given.seen) AND NOT id = ANY(given.ids) AND (seq < $17 OR source_time < $18)
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, message_id, written)
             SELECT $19, $20, 'write', patient_id, $16, array_agg(concat_ws('/', type, id, version) ORDER BY id)
@@ -349,9 +387,27 @@ async def write(
                 other_patients = $24, notes = $21, applied_seq = nextval('change_seq'),
                 life = life || jsonb_build_object('at', $14::timestamptz, 'status', 'applied')
             WHERE id = $16 AND status = 'received' RETURNING id
+        ), new_records AS (
+            INSERT INTO record (id, person_id, created_at)
+            SELECT DISTINCT patient_id, patient_id, $14::timestamptz FROM incoming, given
+            WHERE given.by_app AND patient_id IS NOT NULL
+            ON CONFLICT DO NOTHING
+        ), strangers AS (
+            SELECT FROM given, incoming JOIN resource patient ON patient.id = incoming.patient_id
+            WHERE given.by_app AND NOT patient.organisations @> ARRAY[$20::uuid]
+        ), outdated AS (
+            SELECT FROM given, incoming LEFT JOIN resource r USING (id)
+            LEFT JOIN resource_history gone ON gone.id = incoming.id AND gone.valid_to = 'infinity' AND r.id IS NULL
+            WHERE given.by_app AND incoming.version <> coalesce(r.version, gone.version, 0) + 1
+        ), counted AS (
+            SELECT (SELECT count(*) FROM written) + (SELECT count(*) FROM gone) AS written,
+                   (SELECT count(*) FROM ended) AS ended
         )
-        SELECT (SELECT count(*) FROM written) + (SELECT count(*) FROM gone) AS written, (SELECT count(*) FROM ended) AS ended
-        """,  # noqa: E501 - the statement reads better whole
+        SELECT written, ended, CASE
+            WHEN EXISTS (SELECT FROM strangers) THEN abort_write('CF002')
+            WHEN by_app AND (written < cardinality(ids) OR EXISTS (SELECT FROM outdated)) THEN abort_write('CF001')
+        END FROM counted, given
+        """,
         [row.id for row in rows],
         [row.type for row in rows],
         [row.version for row in rows],
@@ -383,7 +439,3 @@ async def write(
         [row.ranges for row in rows],
         origin.app,
     )
-    if origin.message_id is not None and not counted["ended"]:
-        raise EndedMeanwhileError
-    if counted["written"] < len(rows):
-        raise ChangedMeanwhileError

@@ -1,4 +1,4 @@
-"""The record as it stood is searched like the present one; search parameters of one's own."""
+"""The record as it stood is searched like the present one; search parameters of one's own; writes end themselves."""
 
 from alembic import op
 
@@ -27,6 +27,11 @@ STATEMENTS = (
         indexed_at timestamptz,
         UNIQUE (organisation_id, code)
     )
+    """,
+    # Ends a statement that found that it must not be (carefolio.record.write).
+    """
+    CREATE FUNCTION abort_write(code text) RETURNS int LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION USING ERRCODE = code, MESSAGE = 'the write is not to be'; END $$
     """,
 )
 
