@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,10 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from carefolio.local import load
+from carefolio.local import growth, load
 
 ROOT = Path(__file__).parents[1]
 CLI = ROOT / ".venv/bin/carefolio"
@@ -113,6 +118,123 @@ def settle(environment: dict[str, str]) -> None:
     asyncio.run(wait())
 
 
+# What is asked, 16 at once: (name, bar, the request of a patient by number).
+_OBSERVATION = {
+    "resourceType": "Observation",
+    "status": "final",
+    "code": {"coding": [{"system": "http://loinc.org", "code": "29463-7"}]},
+}
+FHIR = (
+    ("read Patient", "2,000/s", lambda n: ("GET", f"Patient/g{n}", None)),
+    ("read Observation", "2,000/s", lambda n: ("GET", f"Observation/g{n}-o5", None)),
+    ("vread", "1,600/s", lambda n: ("GET", f"Patient/g{n}/_history/1", None)),
+    (
+        "Observation?patient&code&_sort=-date",
+        "1,200/s",
+        lambda n: ("GET", f"Observation?patient=g{n}&code=29463-7&_sort=-date", None),
+    ),
+    ("Patient?identifier", "1,500/s", lambda n: ("GET", f"Patient?identifier=urn:growth|{growth.identifier(n)}", None)),
+    ("Patient?name", "1,000/s", lambda n: ("GET", f"Patient?name={growth.name_of(n)}&_count=10", None)),
+    ("_include", "600/s", lambda n: ("GET", f"Observation?_id=g{n}-o1&_include=Observation:subject", None)),
+    ("_revinclude", "600/s", lambda n: ("GET", f"Patient?_id=g{n}&_revinclude=Condition:subject", None)),
+    (
+        "chained",
+        "600/s",
+        lambda n: ("GET", f"Condition?subject:Patient.identifier=urn:growth|{growth.identifier(n)}", None),
+    ),
+    ("_has", "600/s", lambda n: ("GET", f"Patient?_has:Encounter:patient:_id=g{n}-e1", None)),
+    ("Patient/$everything", "60/s", lambda n: ("GET", f"Patient/g{n}/$everything", None)),
+    (
+        "create Observation",
+        "900/s",
+        lambda n: ("POST", "Observation", {**_OBSERVATION, "subject": {"reference": f"Patient/g{n}"}}),
+    ),
+    (
+        "update Patient",
+        "900/s",
+        lambda n: (
+            "PUT",
+            f"Patient/g{n}",
+            {
+                "resourceType": "Patient",
+                "id": f"g{n}",
+                "birthDate": "1980-01-01",
+                "name": [{"family": f"X{time.time_ns()}"}],
+            },
+        ),
+    ),
+)
+
+
+def fhir() -> None:
+    """The FHIR door among 100,000 resources."""
+    grown((100_000,))
+
+
+def grow() -> None:
+    """The same among 100,000, a million and five million: some half an hour."""
+    grown((100_000, 1_000_000, 5_000_000))
+
+
+def grown(sizes: Sequence[int]) -> None:
+    with installation() as (port, environment, _):
+        carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
+        client = carefolio(environment, "client", "add", "load", "--organisation", "RLOAD", "--scope", "system/*.cruds")
+        patients = 0
+        for size in sizes:
+            patients = asyncio.run(filled(environment, size, patients))
+            for what, bar, request in FHIR:
+                chance = random.Random(size)
+                token = token_of(port, client)
+                asked = [raw(token, *request(chance.randrange(patients))) for _ in range(2000)]
+                asyncio.run(load.ask(port, asked[:200], 0.5))
+                runs = [asyncio.run(load.ask(port, asked[200 * run :], 2)) for run in range(RUNS)]
+                rates = [len(run) / 2 for run in runs]
+                slow = statistics.median(statistics.quantiles(run, n=100)[98] * 1000 for run in runs)
+                row(f"{size:,} resources: {what}", f"{statistics.median(rates):,.0f}/s, p99 {slow:.0f} ms", bar)
+
+
+async def filled(environment: dict[str, str], size: int, patients: int) -> int:
+    import asyncpg
+
+    from carefolio.local.installation import Installation
+
+    here = Installation(Path(environment["CAREFOLIO_HOME"]), int(environment["PORT"]))
+    connection = await asyncpg.connect(here.postgres.url)
+    owner = await connection.fetchval("SELECT id FROM organisation WHERE ods_code = 'RLOAD'")
+    made = await growth.grow(connection, owner, size - patients * growth.PER_PATIENT, after=patients)
+    counted = await connection.fetchrow(
+        "SELECT pg_total_relation_size('resource') AS bytes, sum(octet_length(content)) AS json FROM resource"
+    )
+    await connection.close()
+    row(
+        f"{size:,} resources: bytes of the table and its indexes",
+        f"{counted['bytes'] / counted['json']:.1f} x JSON",
+        "4 x JSON",
+    )
+    return made
+
+
+def token_of(port: int, client: dict[str, str]) -> str:
+    secret = base64.b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/oauth2/token", b"grant_type=client_credentials", {"Authorization": f"Basic {secret}"}
+    )
+    with urllib.request.urlopen(asked) as answer:
+        return json.loads(answer.read())["access_token"]
+
+
+def raw(token: str, method: str, path: str, body: Any) -> bytes:
+    """A whole request."""
+    content = json.dumps(body).encode() if body else b""
+    address = urllib.parse.quote(path, safe="/?&=$:|_.-")
+    head = (
+        f"{method} /fhir/R4/{address} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: application/fhir+json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
 def parse() -> None:
     """A 20-segment ORU on one core, its fields read as far as each reader is asked to."""
     import hl7apy.parser
@@ -188,10 +310,10 @@ def answers(port: int) -> bool:
         return False
 
 
-PARTS = {"doors": doors, "parse": parse, "cold": cold}
+PARTS = {"doors": doors, "parse": parse, "cold": cold, "fhir": fhir, "growth": grow}
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or list(PARTS)
+    wanted = sys.argv[1:] or [name for name in PARTS if name != "growth"]
     if unknown := [name for name in wanted if name not in PARTS]:
         raise SystemExit(f"unknown part: {unknown[0]} (there are {', '.join(PARTS)})")
     print(f"| {'measured':<66} | {time.strftime('%Y-%m-%d'):>24} | {'bar':>14} |")

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carefolio.fhir.definitions import resource_types, search_parameters
+from carefolio.record import places
 from carefolio.record import search_index as ix
-from carefolio.record.search_index import Interval
+from carefolio.record.places import Interval
 from carefolio.record.search_terms import Arguments, condition
 
 EXAMPLES = Path(__file__).parents[3] / "shared/fhir/r4-official-examples.ndjson.gz"
@@ -27,15 +28,15 @@ _NUMBERS = st.decimals(-(10**9), 10**9, places=3, allow_nan=False, allow_infinit
 def test_ranges_of_time_that_touch_share_a_place(start: Decimal, length: int, asked: Decimal, span: int) -> None:
     stored, wanted = Interval(start, start + _DAY * length), Interval(asked, asked + _DAY * span)
     if stored.low < wanted.high and wanted.low < stored.high:
-        assert set(ix.date_places(stored)) & set(ix.date_cover(wanted))
+        assert set(places.date_places(stored)) & set(places.date_cover(wanted))
 
 
 @given(_MOMENTS, st.booleans())
 def test_an_open_end_is_covered(start: Decimal, before: bool) -> None:
     stored = Interval(start, start + _DAY)
-    wanted = Interval(-ix.LIMIT, start + _DAY) if before else Interval(start, ix.LIMIT)
-    cover = list(ix.date_cover(wanted))
-    assert set(ix.date_places(stored)) & set(cover)
+    wanted = Interval(-places.LIMIT, start + _DAY) if before else Interval(start, places.LIMIT)
+    cover = list(places.date_cover(wanted))
+    assert set(places.date_places(stored)) & set(cover)
     assert len(cover) < 250
 
 
@@ -43,7 +44,7 @@ def test_an_open_end_is_covered(start: Decimal, before: bool) -> None:
 def test_numbers_within_a_range_share_a_place(value: Decimal, one: Decimal, other: Decimal) -> None:
     wanted = Interval(min(one, other), max(one, other))
     if wanted.low <= value <= wanted.high:
-        assert set(ix.number_places(Interval(value, value))) & set(ix.number_cover(wanted))
+        assert set(places.number_places(Interval(value, value))) & set(places.number_cover(wanted))
 
 
 def test_every_official_example_can_be_indexed() -> None:

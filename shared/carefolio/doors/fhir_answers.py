@@ -23,8 +23,8 @@ from carefolio.mapping.serialise import dumps
 from carefolio.record.includes import Found, logical_id
 from carefolio.record.reading import History, Version
 from carefolio.record.resources import Result
+from carefolio.record.rows import instant
 from carefolio.record.search import Page
-from carefolio.record.write import instant
 
 _CODES = {400: "invalid", 401: "login", 403: "forbidden", 404: "not-found", 405: "not-supported", 406: "not-supported",
           409: "conflict", 410: "deleted", 412: "conflict", 413: "too-long", 415: "not-supported", 422: "invalid",

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from carefolio.mapping.patient import nhs_number
@@ -135,6 +136,31 @@ async def _connection(port: int, authorization: str, feed: Iterator[tuple[str, b
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def ask(port: int, requests: Sequence[bytes], seconds: float, connections: int = 16) -> list[float]:
+    """Send whole HTTP requests over so many connections, round and round for so long; how long each answer took.
+
+    Raises AssertionError for an answer that is no success.
+    """
+    feed = itertools.cycle(requests)
+    ends = time.perf_counter() + seconds
+    took: list[float] = []
+
+    async def connection() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+        while time.perf_counter() < ends:
+            started = time.perf_counter()
+            writer.write(next(feed))
+            status, body = await _answer(reader)
+            assert 200 <= status < 300, (status, body[:300])
+            took.append(time.perf_counter() - started)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    await asyncio.gather(*(connection() for _ in range(connections)))
+    return took
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:

@@ -33,10 +33,11 @@ _COLUMNS = "patient_id, organisations, label, available_from, content, keys, dat
 def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:
     """The predicate of the rows of ``table`` that ``reader`` may read; its values are appended to ``arguments``.
 
-    A system client reads what its organisation contributed.
+    A system client reads what its organisation contributed. (The value is a subquery, so that plans are the same for
+    everybody and need not be made anew.)
     """
     arguments.append([reader.organisation_id])
-    return f"{table}.organisations @> ${len(arguments)}::uuid[]"
+    return f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
 
 
 def resources(reader: Reader, arguments: list[Any]) -> str:

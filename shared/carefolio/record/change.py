@@ -20,8 +20,9 @@ from carefolio.record.ids import derived
 from carefolio.record.joining import Target
 from carefolio.record.labels import GENERAL, label_of
 from carefolio.record.matching import Held
+from carefolio.record.rows import Known, Row, make_row, without_head
 from carefolio.record.sources import StoredMessage
-from carefolio.record.write import ChangedMeanwhileError, Known, Origin, Row, known, make_row, without_head, write
+from carefolio.record.write import ChangedMeanwhileError, Origin, known, write
 
 _REGISTRATIONS = ("A28", "A31")
 

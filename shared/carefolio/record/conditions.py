@@ -12,10 +12,10 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.definitions import SearchParameter, compartment, resource_types, search_parameters
 from carefolio.fhir.paths import compile_path
 from carefolio.record import parameters
-from carefolio.record import search_index as ix
 from carefolio.record.access import Reader, of_person, readable, resources
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references, logical_id
+from carefolio.record.places import key
 from carefolio.record.search_filter import Comparison, Expression, compared, parse
 from carefolio.record.search_terms import (
     COMMON,
@@ -73,6 +73,11 @@ class Conditions:
             return made[0]
         return "(" + " OR ".join(f"(type = '{k}' AND {sql})" for k, sql in zip(kinds, made, strict=True)) + ")"
 
+    def is_of_patients(self, kinds: Sequence[str], terms: Sequence[tuple[str, str]]) -> bool:
+        """Whether a search is within the records of patients that it names."""
+        unused = self.arguments()
+        return len(kinds) == 1 and any(self._patients(kinds[0], name, value, unused) for name, value in terms)
+
     def _patients(self, kind: str, name: str, value: str, arguments: Arguments) -> str | None:
         """A search by the record's own patient goes by the record, and follows the person; None where it is none."""
         code, _, modifier = name.partition(":")
@@ -87,9 +92,9 @@ class Conditions:
             return None
         if code == "subject" and not all(part.startswith("Patient/") for part in asked):
             return None
-        keys = [ix.key(code, f"Patient/{part}") for part in plain]
+        keys = [key(code, f"Patient/{part}") for part in plain]
         numbers = f"{arguments.add([internal_id('Patient', part) for part in plain])}::uuid[]"
-        own = f"keys && {arguments.add(keys)}::bigint[]"
+        own = arguments.found(f"keys && {arguments.typed(keys, 'bigint[]')}")
         # In records that were joined to it the element names their own Patient.
         records = of_person(numbers, self._reader, arguments.values)
         return f"(patient_id = ANY({records}) AND ({own} OR patient_id <> ALL({numbers})))"
@@ -107,8 +112,9 @@ class Conditions:
         keys: list[int] = []
         for target in targets:
             heads = await self._linked(target, rest, value, "left(content, 200)", depth, operator)
-            keys += [ix.key(parameter.code, f"{target}/{logical_id(head)}") for head in heads]
-        return f"keys && {arguments.add(keys)}::bigint[]"
+            keys += [key(parameter.code, f"{target}/{logical_id(head)}") for head in heads]
+        arguments.selective = True
+        return arguments.found(f"keys && {arguments.typed(keys, 'bigint[]')}")
 
     def _targets(self, name: str, parameter: SearchParameter, of: str, rest: str) -> list[str]:
         """The types that a chain may go through: the one that is named, else those that have the next parameter."""
@@ -159,8 +165,9 @@ class Conditions:
         """A column of the resources that a chain goes through."""
         inner = self.arguments()
         source = resources(self._reader, inner.values)
-        conditions = [f"type = {inner.add(kind)}", readable(self._reader, inner.values)]
+        conditions = [readable(self._reader, inner.values)]
         conditions.append(await self.of([kind], rest, value, inner, depth + 1, operator))
+        conditions.append(inner.of_types([kind]))
         rows = await self._pool.fetch(
             f"SELECT {column} FROM {source} WHERE {' AND '.join(conditions)} LIMIT {_MOST_LINKED + 1}",  # noqa: S608
             *inner.values,
@@ -173,7 +180,10 @@ class Conditions:
         """``_filter`` (R4 3.1.3)."""
         if isinstance(asked, Comparison):
             return await self.of(kinds, asked.name, asked.value, arguments, depth, asked.operator)
+        before = arguments.selective
         parts = [await self._filtered(kinds, part, arguments, depth) for part in asked.parts]
+        if asked.operator != "and":
+            arguments.selective = before
         if asked.operator == "not":
             return f"NOT ({parts[0]})"
         return "(" + f" {asked.operator.upper()} ".join(parts) + ")"

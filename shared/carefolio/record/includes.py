@@ -15,7 +15,7 @@ from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.fhir.paths import compile_path
 from carefolio.record.access import Reader, readable, resources
 from carefolio.record.ids import internal_id
-from carefolio.record.search_index import key
+from carefolio.record.places import key
 from carefolio.record.search_terms import Arguments, SearchError
 
 MOST_INCLUDED = 2000
@@ -119,10 +119,10 @@ async def _referring(pool: Pool | Connection, reader: Reader, value: str, matche
         if target in ("", match.type)
         for each in codes
     ]
-    arguments = Arguments()
+    arguments = Arguments(selective=True)
     source = resources(reader, arguments.values)
     conditions = [
-        f"type = {arguments.add(of)}",
+        arguments.of_types([of]),
         f"keys && {arguments.add(keys)}::bigint[]",
         readable(reader, arguments.values),
     ]

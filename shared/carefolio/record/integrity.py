@@ -7,7 +7,6 @@ free of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from carefolio.cloud.database import Connection
 from carefolio.fhir import text
@@ -15,8 +14,9 @@ from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.fhir.errors import error
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references, logical_id
-from carefolio.record.search_index import key
-from carefolio.record.write import Row
+from carefolio.record.places import key
+from carefolio.record.references import references
+from carefolio.record.rows import Row
 
 
 async def check(connection: Connection, rows: Sequence[Row], base: str) -> None:
@@ -25,7 +25,7 @@ async def check(connection: Connection, rows: Sequence[Row], base: str) -> None:
         internal_id(kind, name): (row.type, f"{kind}/{name}")
         for row in rows
         if row.content
-        for kind, name in local_references(_references(text.loads(row.content)), base)
+        for kind, name in local_references(references(text.loads(row.content)), base)
     }
     there = await connection.fetch("SELECT id FROM resource WHERE id = ANY($1)", list(wanted))
     for number in {row["id"] for row in there}:
@@ -54,13 +54,3 @@ async def _check_unreferred(connection: Connection, row: Row) -> None:
     )
     if found:
         raise error(409, "conflict", f"{found} resources refer to it", row.type)
-
-
-def _references(value: Any) -> list[Any]:
-    """Every Reference of a resource, except those by its own names for what it contains."""
-    if isinstance(value, list):
-        return [found for inner in value for found in _references(inner)]
-    if not isinstance(value, dict):
-        return []
-    own = [value] if isinstance(value.get("reference"), str) else []
-    return own + [found for inner in value.values() for found in _references(inner)]

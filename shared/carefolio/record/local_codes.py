@@ -9,7 +9,7 @@ from typing import Any
 from carefolio.cloud.database import Connection, Pool
 from carefolio.mapping import Mapped
 from carefolio.mapping.codes import BASE
-from carefolio.record.search_index import key
+from carefolio.record.places import key
 from carefolio.record.sources import StoredMessage
 
 # The element of each type that a reader must understand.

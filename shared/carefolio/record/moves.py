@@ -17,8 +17,9 @@ from carefolio.record import decisions, joining, matching
 from carefolio.record.decisions import DecisionError
 from carefolio.record.matching import Held, Owned
 from carefolio.record.rebuild import RebuildError, rebuild, write_difference
+from carefolio.record.rows import without_head
 from carefolio.record.sources import StoredMessage
-from carefolio.record.write import known, without_head
+from carefolio.record.write import known
 
 
 async def move(connection: Connection, message: StoredMessage, mapped: Mapped, settings: SenderSettings) -> None:

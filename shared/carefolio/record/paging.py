@@ -15,6 +15,7 @@ import orjson
 
 from carefolio.fhir.definitions import SearchParameter, all_types, elements, search_parameters
 from carefolio.record import search_index as ix
+from carefolio.record.places import LIMIT, Interval, range_literal
 from carefolio.record.search_terms import Arguments, SearchError
 
 
@@ -37,7 +38,7 @@ def order_by(kinds: Sequence[str], text: str) -> tuple[str, bool]:
             texts = f"SELECT {least}(t.text) FROM unnest(texts) AS t (text) WHERE t.text LIKE '{name}\x1f%'"  # noqa: S608
             return f"({texts})", descending
         if parameter is not None and parameter.kind in ("date", "number", "quantity"):
-            span = f"numrange '{ix.range_literal(name, ix.Interval(-ix.LIMIT, ix.LIMIT))}'"
+            span = f"numrange '{range_literal(name, Interval(-LIMIT, LIMIT))}'"
             edge = "max(upper(r.span))" if descending else "min(lower(r.span))"
             ranges = f"SELECT {edge} FROM unnest(ranges) AS r (span) WHERE r.span && {span}"  # noqa: S608 - ours
             return f"({ranges})", descending

@@ -26,8 +26,8 @@ from carefolio.record.apply import SELECT_MESSAGE
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import Found, local_references, logical_id
 from carefolio.record.reading import Version
+from carefolio.record.rows import instant
 from carefolio.record.sources import map_stored, source_of
-from carefolio.record.write import instant
 
 _MOST_VERSIONS = 50
 _ID = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,8})\Z")

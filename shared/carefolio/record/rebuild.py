@@ -22,8 +22,9 @@ from carefolio.record import decisions
 from carefolio.record.change import repeat_parts
 from carefolio.record.ids import uuid7
 from carefolio.record.matching import Held, Rejected
+from carefolio.record.rows import Row, deletion, make_row, without_head
 from carefolio.record.sources import map_stored, source_of
-from carefolio.record.write import Origin, Row, deletion, known, make_row, without_head, write
+from carefolio.record.write import Origin, known, write
 
 _MOST_MESSAGES = 20_000
 

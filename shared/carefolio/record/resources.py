@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 
 from carefolio.cloud.database import Connection, Pool
@@ -31,18 +30,9 @@ from carefolio.record.access import Reader
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.labels import label_in
-from carefolio.record.search_terms import SearchError
-from carefolio.record.write import (
-    RETRIED,
-    Known,
-    Origin,
-    Row,
-    StrangerError,
-    deletion,
-    known,
-    make_row,
-    write,
-)
+from carefolio.record.references import resolved
+from carefolio.record.rows import Known, Row, deletion, make_row
+from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
 
 _TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
@@ -216,7 +206,7 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
     if not made.reader.may(operation.type, "s"):
         raise error(403, "forbidden", f"a condition needs the scope system/{operation.type}.s", operation.place)
     query = [*operation.query, ("_count", str(_MOST_CONDITIONAL if operation.many else 2))]
-    page = await search.search(connection, made.reader, [operation.type], query, made.base)
+    page = await search.search(connection, made.reader, [operation.type], query, made.base, strict=True)
     found = [(each.id, logical_id(each.content)) for each in page.found]
     if not operation.many and len(found) > 1:
         raise error(412, "multiple-matches", "the condition is true of more than one resource", operation.place)
@@ -296,7 +286,7 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     else:
         resource = copy.copy(operation.resource or {})
     resource["id"] = work.id
-    resource = await _resolved(connection, made, resource, operation.place)
+    resource = await resolved(connection, made.reader, resource, made.names, made.base, operation.place)
     row_made = await _row(connection, made, work, resource)
     if row_made is None:
         assert current is not None
@@ -357,51 +347,6 @@ def patient_of(resource: dict[str, Any], number: uuid.UUID, base: str) -> uuid.U
                 if of == "Patient":
                     return internal_id("Patient", name)
     return None
-
-
-async def _resolved(connection: Connection, made: _Commit, resource: dict[str, Any], place: str) -> dict[str, Any]:
-    """The resource with the bundle's own names, and conditional references, replaced (R4 3.1.0.11.2)."""
-    questions: dict[str, str] = {}
-    for value in _references(resource):
-        if "?" in value and value not in made.names and re.match(r"[A-Z][A-Za-z]+\?", value):
-            questions[value] = ""
-    for question in questions:
-        kind, _, query = question.partition("?")
-        pairs = parse_qsl(query, keep_blank_values=True)
-        if not made.reader.may(kind, "s"):
-            raise error(403, "forbidden", f"a condition needs the scope system/{kind}.s", place)
-        try:
-            page = await search.search(connection, made.reader, [kind], [*pairs, ("_count", "2")], made.base)
-        except SearchError as wrong:
-            raise error(400, "invalid", f"a conditional reference: {wrong}", place) from None
-        if len(page.found) != 1:
-            wrong_count = "no resource" if not page.found else "more than one resource"
-            raise error(412, "processing", f"a conditional reference is true of {wrong_count}", place)
-        made.names[question] = f"{kind}/{logical_id(page.found[0].content)}"
-    renamed: dict[str, Any] = _renamed(resource, made.names) if made.names else resource
-    return renamed
-
-
-def _references(value: Any) -> list[str]:
-    found = []
-    if isinstance(value, dict):
-        if isinstance(value.get("reference"), str):
-            found.append(value["reference"])
-        for inner in value.values():
-            found += _references(inner) if isinstance(inner, dict | list) else []
-    elif isinstance(value, list):
-        for inner in value:
-            found += _references(inner)
-    return found
-
-
-def _renamed(value: Any, names: dict[str, str]) -> Any:
-    """References, URLs of attachments and the like that name an entry of the bundle."""
-    if isinstance(value, dict):
-        return {name: _renamed(inner, names) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_renamed(inner, names) for inner in value]
-    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _nhs_numbers(resource: dict[str, Any]) -> list[str]:

@@ -81,9 +81,10 @@ async def search(
     reader = replace(reader, at=asked.at or reader.at)
     made = Conditions(pool, reader, base)
     arguments = made.arguments()
+    arguments.of_one_record = patient is not None or made.is_of_patients(kinds, asked.terms)
     page = Page()
     source = resources(reader, arguments.values)
-    conditions = [f"type = ANY({arguments.add(list(kinds))}::text[])", readable(reader, arguments.values)]
+    conditions = [readable(reader, arguments.values)]
     if patient is not None:
         records = of_person(arguments.add([patient]) + "::uuid[]", reader, arguments.values)
         conditions.append(f"patient_id = ANY({records})")
@@ -96,6 +97,7 @@ async def search(
             page.ignored.append(name)
         if parameters.is_unfinished(name.partition(":")[0], reader.organisation_id):
             page.unfinished.append(name)
+    conditions.append(arguments.of_types(kinds))
     where = f"{source} WHERE {' AND '.join(conditions)}"
     note = _Note(reader, kinds, query)
     if asked.count == 0 or asked.total == "count":
@@ -194,11 +196,10 @@ async def _rows(
         f"sort{number} {'DESC' if descending else 'ASC'} NULLS LAST"
         for number, (_, descending) in enumerate(asked.order)
     )
-    limit = arguments.add(asked.count + 1)
     rows: list[asyncpg.Record] = await pool.fetch(
         f"""
         WITH found AS (
-            SELECT id, type, patient_id, content, {columns} FROM {page} ORDER BY {sorted_by} LIMIT {limit}
+            SELECT id, type, patient_id, content, {columns} FROM {page} ORDER BY {sorted_by} LIMIT {asked.count + 1}
         ), noted AS ({note.sql(arguments, "found.patient_id")})
         SELECT *, {total} AS total FROM found
         ORDER BY {again}, id {"DESC" if order[-1][1] else "ASC"}

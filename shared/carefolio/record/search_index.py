@@ -6,11 +6,10 @@ dates and numbers. They find candidates; ``texts`` and ``ranges`` tell exactly. 
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from carefolio.fhir.paths import Values, compile_path
 from carefolio.fhir.units import UCUM, Unit, unit
 from carefolio.record import parameters, words
 from carefolio.record.normalise import LONGEST, normalised
+from carefolio.record.places import LIMIT, Interval, buckets, key, range_literal
 
 # The date by which a type's resources are put in order for a reader.
 MAIN_DATE = {
@@ -39,10 +39,6 @@ MAIN_DATE = {
 COMBINED = "combo-"
 # Beginnings of strings have keys of these lengths; between them ``texts`` tell.
 _BEGINNINGS = (1, 3, 6)
-LIMIT = Decimal(10) ** 19
-BAND = 10**20
-# Bands and their numbers together have more digits than decimals have by themselves.
-WIDE = Context(prec=80)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,13 +48,6 @@ class Indexed(NamedTuple):
     date_to: datetime | None
     texts: list[str]
     ranges: str
-
-
-class Interval(NamedTuple):
-    """A half-open range of numbers; dates are microseconds since 1970. ``low`` = ``high`` is one point."""
-
-    low: Decimal
-    high: Decimal
 
 
 def index(resource: dict[str, Any]) -> Indexed:
@@ -204,13 +193,6 @@ def beginning(code: str, plain: str) -> tuple[int, bool]:
     """The key of what begins like a normalised text, and whether it says all."""
     length = max(length for length in _BEGINNINGS if length <= max(1, len(plain)))
     return key(f"{code}^", plain[:length]), length == len(plain)
-
-
-@lru_cache(maxsize=20_000)
-def key(parameter: str, value: str) -> int:
-    """One searchable value of one parameter, as a signed 64-bit number."""
-    digest = hashlib.blake2b(f"{parameter}\x1f{value}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, signed=True)
 
 
 def present(parameter: str) -> int:
@@ -359,110 +341,3 @@ def of_dates(span: DateRange) -> Interval:
 def _microseconds(moment: datetime) -> int:
     delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def range_literal(band: str, interval: Interval) -> str:
-    """The interval within its band of numbers, as PostgreSQL writes a numrange."""
-    base = Decimal(band_of(band) * BAND)
-    low, high = WIDE.add(base, interval.low), WIDE.add(base, interval.high)
-    return f"[{low:f},{high:f}{']' if interval.low == interval.high else ')'}"
-
-
-@lru_cache(maxsize=20_000)
-def band_of(band: str) -> int:
-    """Where on the line of numbers the values of a parameter stand."""
-    return int.from_bytes(hashlib.blake2b(band.encode(), digest_size=6).digest()) + 1
-
-
-def buckets(band: str, kind: str, interval: Interval) -> Iterable[int]:
-    """The keys of a stored value: coarse places on the line, by which an index finds it."""
-    if kind == "date":
-        return {key(f"{band}#", place) for place in date_places(interval)}
-    return {key(f"{band}#", place) for place in number_places(interval)}
-
-
-_MONTH = Decimal(30 * 86_400 * 1_000_000)
-# Levels of places on the line of time: month, year and decade of 30-day months.
-_LEVELS = (1, 12, 120)
-_MOST_PLACES = 14
-_EARLIEST, _LATEST = -12 * 900, 12 * 1200
-
-
-def _months(interval: Interval) -> tuple[int, int]:
-    first = max(_EARLIEST, min(_LATEST, int((interval.low / _MONTH).to_integral_value(rounding="ROUND_FLOOR"))))
-    last = max(_EARLIEST, min(_LATEST, int((interval.high / _MONTH).to_integral_value(rounding="ROUND_FLOOR"))))
-    return first, max(first, last)
-
-
-def date_places(interval: Interval) -> Iterator[str]:
-    """Of a stored range: its months, years and decades; ``long`` where it has too many of one level."""
-    first, last = _months(interval)
-    for level in _LEVELS:
-        start, end = first // level, last // level
-        if end - start > _MOST_PLACES:
-            yield f"{level}:long"
-        else:
-            yield from (f"{level}:{place}" for place in range(start, end + 1))
-
-
-def date_cover(interval: Interval) -> Iterator[str]:
-    """Of a range that is asked for: places that every stored range which touches it has one of."""
-    first, last = _months(interval)
-    coarsest = len(_LEVELS) - 1
-    for number_of, level in enumerate(_LEVELS):
-        yield f"{level}:long"
-        start, end = first // level, last // level
-        if number_of == coarsest or end - start <= 2 * _MOST_PLACES:
-            yield from (f"{level}:{place}" for place in range(start, end + 1))
-            return
-        # The ends at this level, what lies between at the next.
-        upper = _LEVELS[number_of + 1] // level
-        inner_start, inner_end = -(-start // upper), (end + 1) // upper
-        yield from (
-            f"{level}:{place}" for place in (*range(start, inner_start * upper), *range(inner_end * upper, end + 1))
-        )
-        first, last = inner_start * upper * level, inner_end * upper * level - 1
-
-
-# Femtolitres are so small in base units.
-_LEAST_POWER = -30
-
-
-def _decade(value: Decimal) -> int:
-    return max(_LEAST_POWER, min(20, value.adjusted()))
-
-
-def number_places(interval: Interval) -> Iterator[str]:
-    """Of a stored number or range: sign, power of ten and first digit."""
-    if interval.low != interval.high:
-        yield "long"
-        return
-    value = interval.low
-    if value == 0:
-        yield "0"
-        return
-    sign = "-" if value < 0 else "+"
-    power = _decade(value)
-    digit = int(abs(value).scaleb(-value.adjusted()))
-    yield f"{sign}{power}"
-    yield f"{sign}{power}:{digit}"
-
-
-def number_cover(interval: Interval) -> Iterator[str]:
-    """Of a range that is asked for: places that every stored number in it has one of."""
-    yield "long"
-    if interval.low <= 0 <= interval.high:
-        yield "0"
-    for sign, low, high in (("+", interval.low, interval.high), ("-", -interval.high, -interval.low)):
-        if high <= 0:
-            continue
-        low_power = _decade(low) if low > 0 else _LEAST_POWER
-        high_power = _decade(high)
-        for power in range(low_power, high_power + 1):
-            if low_power < power < high_power or low <= 0:
-                yield f"{sign}{power}"
-                continue
-            inner = _LEAST_POWER < power < 20
-            first = int(low.scaleb(-low.adjusted())) if power == low_power and inner else 1
-            last = int(high.scaleb(-high.adjusted())) if power == high_power and inner else 9
-            yield from (f"{sign}{power}:{digit}" for digit in range(first, last + 1))

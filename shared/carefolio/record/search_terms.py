@@ -17,7 +17,7 @@ from carefolio.record import parameters, words
 from carefolio.record import search_index as ix
 from carefolio.record.ids import internal_id
 from carefolio.record.normalise import LONGEST, normalised
-from carefolio.record.search_index import Interval, key
+from carefolio.record.places import LIMIT, Interval, date_cover, key, number_cover, range_literal
 
 _PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 _MOST_ALTERNATIVES = 500
@@ -51,17 +51,36 @@ class UnknownParameterError(SearchError):
 class Arguments:
     """The values of a statement; ``base`` is the server's own address, which absolute references may begin with.
 
-    ``organisation_id`` is whose own search parameters are known.
+    ``organisation_id`` is whose own search parameters are known. ``of_one_record``: the search is within a patient's
+    record, which is read by its own index. ``selective``: some condition leaves few rows, whatever their type. For both
+    the best plan is the same whatever the values are, and PostgreSQL must not see them: it would plan anew each time,
+    which takes longer than the search.
     """
 
     base: str = ""
     values: list[Any] = field(default_factory=list)
     organisation_id: uuid.UUID | None = None
+    of_one_record: bool = False
+    selective: bool = False
 
     def add(self, value: Any) -> str:
         """The placeholder of a value."""
         self.values.append(value)
         return f"${len(self.values)}"
+
+    def found(self, predicate: str) -> str:
+        """A predicate on ``keys``; within a patient's record his own index is the way, and not that of the keys."""
+        return f"(({predicate}) IS TRUE)" if self.of_one_record else predicate
+
+    def of_types(self, kinds: Sequence[str]) -> str:
+        """The predicate of the types; where few rows are left anyway the index of types would be read for nothing."""
+        predicate = f"type = ANY({self.typed(list(kinds), 'text[]')})"
+        return f"(({predicate}) IS TRUE)" if self.selective and not self.of_one_record else predicate
+
+    def typed(self, value: Any, of: str) -> str:
+        """The placeholder of a value of an SQL type, by which rows are chosen."""
+        placeholder = f"{self.add(value)}::{of}"
+        return f"(SELECT {placeholder})::{of}" if self.of_one_record or self.selective else placeholder
 
 
 # The parameters of every type (R4 3.1.1.1.4), as far as they are about a row and not about the answer.
@@ -97,6 +116,8 @@ def condition(kind: str, name: str, value: str, arguments: Arguments) -> str:
         raise SearchError(name, f"the modifier :{modifier} is not one of a {of} parameter here")
     if modifier == "missing":
         return _missing(name, kind, parameter.code, alternatives, arguments)
+    if modifier != "not" and (of in ("string", "uri") or code == "identifier"):
+        arguments.selective = True
     made = _MAKERS[of](kind, name, parameter, modifier, alternatives, arguments)
     return f"NOT ({made})" if modifier == "not" else made
 
@@ -105,12 +126,13 @@ def _common(kind: str, name: str, code: str, modifier: str, values: list[str], a
     if code == "_id":
         if modifier:
             raise SearchError(name, "no modifier is known here")
-        return f"id = ANY({arguments.add([internal_id(kind, unescape(value)) for value in values])}::uuid[])"
+        return f"id = ANY({arguments.typed([internal_id(kind, unescape(value)) for value in values], 'uuid[]')})"
     if code == "_lastUpdated":
         if modifier:
             raise SearchError(name, "no modifier is known here")
         return _alternatives([_column(name, value, "last_updated", "last_updated", arguments) for value in values])
     if code in ("_text", "_content"):
+        arguments.selective = True
         return _alternatives([_words(name, code, value, arguments) for value in values])
     if modifier == "missing":
         return _missing(name, kind, code, values, arguments)
@@ -134,12 +156,12 @@ def _missing(name: str, kind: str, code: str, values: list[str], arguments: Argu
         raise SearchError(name, "true or false")
     if ix.MAIN_DATE.get(kind) == code:
         return "date_from IS NULL" if values == ["true"] else "date_from IS NOT NULL"
-    made = f"keys @> {arguments.add([ix.present(code)])}::bigint[]"
+    made = arguments.found(f"keys @> {arguments.typed([ix.present(code)], 'bigint[]')}")
     return f"NOT ({made})" if values == ["true"] else made
 
 
 def _keys(arguments: Arguments, keys: Sequence[int]) -> str:
-    return f"keys && {arguments.add(list(keys))}::bigint[]"
+    return arguments.found(f"keys && {arguments.typed(list(keys), 'bigint[]')}")
 
 
 def _token(
@@ -201,7 +223,7 @@ def ending(code: str, value: str, arguments: Arguments) -> str:
 
 
 def _present(code: str, arguments: Arguments) -> str:
-    return f"keys @> {arguments.add([ix.present(code)])}::bigint[]"
+    return arguments.found(f"keys @> {arguments.typed([ix.present(code)], 'bigint[]')}")
 
 
 def _like(code: str, pattern: str, arguments: Arguments) -> str:
@@ -279,7 +301,7 @@ def _column(name: str, value: str, start: str, end: str, arguments: Arguments) -
     if prefix == "ap":
         slack = max((high - low) / 2, timedelta(hours=12))
         low, high = low - slack, high + slack
-    first, last = f"{arguments.add(low)}::timestamptz", f"{arguments.add(high)}::timestamptz"
+    first, last = arguments.typed(low, "timestamptz"), arguments.typed(high, "timestamptz")
     point = start == end
     inside = f"({start} >= {first} AND {end} {'<' if point else '<='} {last})"
     after = f"{end} {'>=' if point else '>'} {last}"
@@ -328,7 +350,7 @@ def _in_band(name: str, code: str, kind: str, value: str, arguments: Arguments) 
     band = f"{code}{suffix}"
     if of is not None:
         band, asked = ix.in_base_units(code, of, asked)
-    low, high = -ix.LIMIT, ix.LIMIT
+    low, high = -LIMIT, LIMIT
     wanted = {
         "gt": Interval(asked.high, high) if kind == "date" else Interval(asked.low, high),
         "ge": Interval(asked.low, high),
@@ -340,7 +362,7 @@ def _in_band(name: str, code: str, kind: str, value: str, arguments: Arguments) 
     if prefix == "ne":
         inside = _exactly(band, "eq", kind, asked, arguments)
         return f"(ranges && {_literal(band, Interval(low, high), arguments)} AND NOT {inside})"
-    cover = ix.date_cover(wanted) if kind == "date" else ix.number_cover(wanted)
+    cover = date_cover(wanted) if kind == "date" else number_cover(wanted)
     candidates = _keys(arguments, [key(f"{band}#", place) for place in cover])
     return f"({candidates} AND {_exactly(band, prefix, kind, wanted, arguments)})"
 
@@ -363,7 +385,7 @@ def _exactly(band: str, prefix: str, kind: str, wanted: Interval, arguments: Arg
 
 def _literal(band: str, interval: Interval, arguments: Arguments) -> str:
     """A range as an argument, which stops before its end; a point where both ends are one."""
-    return f"{arguments.add(ix.range_literal(band, interval))}::text::numrange"
+    return arguments.typed(range_literal(band, interval), "text") + "::numrange"
 
 
 def _precise(name: str, text: str, prefix: str) -> Interval:
@@ -389,11 +411,3 @@ def split(value: str, separator: str) -> list[str]:
 def unescape(value: str) -> str:
     """A value without the backslashes that FHIR puts before its separators."""
     return re.sub(r"\\([,$|\\])", r"\1", value)
-
-
-def uuid_of(text: str) -> uuid.UUID | None:
-    """A UUID in its usual form, else None."""
-    try:
-        return uuid.UUID(text) if len(text) == 36 else None
-    except ValueError:
-        return None

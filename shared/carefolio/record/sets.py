@@ -13,7 +13,8 @@ import orjson
 
 from carefolio.cloud.database import Connection
 from carefolio.mapping import Mapped
-from carefolio.record.write import Known, Origin, Row, deletion, known, make_row, without_head
+from carefolio.record.rows import Known, Row, deletion, make_row, without_head
+from carefolio.record.write import Origin, known
 
 _REPORT = "DiagnosticReport"
 

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 import asyncpg
-import orjson
 
 from carefolio.cloud.database import Connection
-from carefolio.mapping.model import Resource
-from carefolio.mapping.serialise import dumps
-from carefolio.record import labels, parameters
-from carefolio.record.labels import GENERAL
-from carefolio.record.search_index import index
+from carefolio.record import parameters
+from carefolio.record.rows import BEGINNING, Known, Row
 from carefolio.record.sources import StoredMessage
-
-_BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 
 
 class ChangedMeanwhileError(Exception):
@@ -59,7 +51,7 @@ class Origin:
     organisation_id: uuid.UUID | None = None
     team_id: uuid.UUID | None = None
     seq: int = 0
-    time: datetime = _BEGINNING
+    time: datetime = BEGINNING
     app: bool = False
 
     @classmethod
@@ -73,146 +65,6 @@ class Origin:
             message["seq"],
             time,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is there of a resource; ``live`` is False after its deletion. ``content`` only where it was asked for."""
-
-    id: uuid.UUID
-    version: int
-    live: bool
-    patient_id: uuid.UUID | None
-    digest: bytes
-    seq: int
-    source_time: datetime
-    organisations: list[uuid.UUID]
-    label: str
-    available_from: datetime | None
-    content: str | None
-
-
-@dataclass(slots=True)
-class Row:
-    """A version as it will be written; ``content`` None deletes."""
-
-    id: uuid.UUID
-    type: str
-    patient_id: uuid.UUID | None
-    version: int
-    content: str | None
-    digest: bytes
-    organisations: list[uuid.UUID]
-    label: str
-    place: str | None = None
-    keys: str = "{}"
-    date_from: datetime | None = None
-    date_to: datetime | None = None
-    texts: str = "[]"
-    ranges: str = "{}"
-    available_from: datetime | None = None
-    seq: int | None = None
-    source_time: datetime | None = None
-
-
-def digest_of(body: bytes) -> bytes:
-    """What tells whether a resource changed: a hash of its JSON without id and meta."""
-    return hashlib.blake2b(body, digest_size=16).digest()
-
-
-def make_row(
-    number: uuid.UUID,
-    resource: Resource,
-    current: Known | None,
-    *,
-    patient_id: uuid.UUID | None,
-    organisations: list[uuid.UUID],
-    source: uuid.UUID,
-    now: datetime,
-    label: str = GENERAL,
-    place: str | None = None,
-    available_from: datetime | None = None,
-    logical_id: str | None = None,
-) -> Row | None:
-    """The next version of a resource (without id); None where it says what is there already.
-
-    Of its meta the profiles, tags, security labels and source stay. ``logical_id`` where the id is not the UUID.
-    """
-    kind = resource["resourceType"]
-    body = dumps({name: value for name, value in resource.items() if name not in ("resourceType", "id", "meta")})
-    digest = digest_of(body + dumps(_lasting(resource.get("meta") or {})))
-    if current is not None and current.live and (current.digest, current.organisations, current.label) == (
-        digest, organisations, label,
-    ):  # fmt: skip
-        return None
-    version = current.version + 1 if current is not None else 1
-    indexed = index(resource)
-    return Row(
-        id=number,
-        type=kind,
-        patient_id=patient_id,
-        version=version,
-        content=_content(resource, logical_id or str(number), version, now, source, label, body),
-        digest=digest,
-        organisations=organisations,
-        label=label,
-        place=place,
-        keys="{" + ",".join(map(str, indexed.keys)) + "}",
-        date_from=indexed.date_from,
-        date_to=indexed.date_to,
-        texts=dumps(indexed.texts).decode(),
-        ranges=indexed.ranges,
-        available_from=available_from,
-    )
-
-
-def _lasting(meta: dict[str, Any]) -> dict[str, Any]:
-    """What of a meta is the resource's own, not the version's."""
-    return {name: value for name, value in meta.items() if name not in ("versionId", "lastUpdated", "source")}
-
-
-def deletion(number: uuid.UUID, kind: str, current: Known) -> Row:
-    """The version that says a resource is gone."""
-    return Row(
-        id=number,
-        type=kind,
-        patient_id=current.patient_id,
-        version=current.version + 1,
-        content=None,
-        digest=b"",
-        organisations=current.organisations,
-        label=current.label,
-    )
-
-
-def instant(moment: datetime) -> str:
-    """A FHIR instant, to the millisecond."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def _content(
-    resource: Resource, number: str, version: int, now: datetime, source: uuid.UUID, label: str, body: bytes
-) -> str:
-    sent = resource.get("meta") or {}
-    meta = {
-        "versionId": str(version),
-        "lastUpdated": instant(now),
-        "source": sent.get("source", f"urn:uuid:{source}"),
-    } | {name: value for name, value in sent.items() if name not in ("versionId", "lastUpdated", "source")}
-    if label != GENERAL:
-        others = [coding for coding in sent.get("security", []) if coding.get("system") != labels.SYSTEM]
-        meta["security"] = [*others, {"system": labels.SYSTEM, "code": label}]
-    head = f'{{"resourceType":"{resource["resourceType"]}","id":"{number}","meta":{dumps(meta).decode()}'
-    rest = body.decode()
-    return head + ("}" if rest == "{}" else "," + rest[1:])
-
-
-def without_head(content: str) -> dict[str, Any]:
-    """A stored resource as it was before it got its id and meta."""
-    resource: dict[str, Any] = orjson.loads(content)
-    for element in ("id", "meta"):
-        resource.pop(element, None)
-    return resource
 
 
 async def known(
@@ -268,7 +120,7 @@ async def known(
             patient_id=row[f"{at}patient_id"],
             digest=row["digest"] or b"",
             seq=row[f"{at}seq"],
-            source_time=row["source_time"] or _BEGINNING,
+            source_time=row["source_time"] or BEGINNING,
             organisations=row[f"{at}organisations"],
             label=row[f"{at}label"],
             available_from=row["available_from"],

@@ -12,6 +12,10 @@ STATEMENTS = (
     "ALTER TABLE resource_history ADD COLUMN texts text[] NOT NULL DEFAULT '{}'",
     "ALTER TABLE resource_history ADD COLUMN ranges nummultirange NOT NULL DEFAULT '{}'",
     "CREATE INDEX resource_history_keys ON resource_history USING gin (keys)",
+    # What waits to be sorted into the index is read by every search: measured, the default of 4 MB made searches that
+    # follow writes three times slower, and writes are no slower with less.
+    "ALTER INDEX resource_keys SET (gin_pending_list_limit = 128)",
+    "ALTER INDEX resource_history_keys SET (gin_pending_list_limit = 128)",
     # A SearchParameter resource of an organisation, as it is indexed. indexed_to is how far the present record is done.
     """
     CREATE TABLE search_parameter (
