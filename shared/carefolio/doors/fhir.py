@@ -80,7 +80,7 @@ async def vread(request: Request) -> Response:
     token = await authorised(request, kind, "r")
     number = str(request.path_params["version"])
     found = None
-    if number.isascii() and number.isdigit() and len(number) < 10:
+    if number.isascii() and number.isdigit() and len(number) < 10 and number[0] != "0":
         found = await reading.vread(
             await database.pool(), reader_of(token), kind, number_of(kind, request), int(number)
         )
@@ -104,10 +104,11 @@ def _version(request: Request, found: reading.Version | None, kind: str) -> Resp
             if found.at.replace(microsecond=0) <= parsedate_to_datetime(since):
                 return Response(None, 304, headers)
         except (ValueError, TypeError):
-            raise error(400, "invalid", "If-Modified-Since is no date") from None
+            # RFC 9110 13.1.3: what is no date is passed over.
+            pass
     if kind == "Binary" and (held := fhir_binary.native(request, found.content, headers)):
         return held
-    return answers.answer(found.content, 200, headers)
+    return answers.answer(answers.shown(found.content, request.query_params), 200, headers)
 
 
 async def history(request: Request) -> Response:
@@ -221,6 +222,7 @@ async def update(request: Request) -> Response:
     if number and resource.get("id") != number:
         raise error(400, "invalid", "the resource has another id than the address, or none", f"{kind}.id")
     operation = Operation("PUT", kind, id=number, resource=resource, query=query, if_match=if_match_of(request))
+    operation.if_absent = request.headers.get("if-none-match", "").strip() == "*"
     return await _write(request, token, operation)
 
 
@@ -281,10 +283,12 @@ async def bundle(request: Request) -> Response:
         raise error(400, "too-long", f"a Bundle of at most {_MOST_ENTRIES} entries", "Bundle.entry")
     from carefolio.doors import fhir_bundles
 
+    fhir_bundles.check(document)
     made = await (fhir_bundles.transaction if kind == "transaction" else fhir_bundles.batch)(
-        await database.pool(), reader_of(token), token, entries
+        await database.pool(), reader_of(token), token, entries, request
     )
-    return answers.answer(f'{{"resourceType":"Bundle","type":"{kind}-response","entry":[{",".join(made)}]}}')
+    listed = f',"entry":[{",".join(made)}]' if made else ""
+    return answers.answer(f'{{"resourceType":"Bundle","type":"{kind}-response"{listed}}}')
 
 
 _MOST_ENTRIES = 5000
@@ -300,6 +304,8 @@ class FhirDoor(Door):
     """Answers come in the form that was asked for; errors are OperationOutcomes that name the element or parameter."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The entries of a batch that read are requests of their own.
+        scope["fhir.door"] = self
         await super().__call__(scope, receive, fhir_formats.sender(scope, send))
 
     def _failure(self, failure: Exception) -> Response:

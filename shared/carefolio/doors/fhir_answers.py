@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
@@ -16,7 +16,7 @@ from starlette.responses import Response
 from carefolio.cloud.settings import settings
 from carefolio.doors import fhir_formats
 from carefolio.fhir import text
-from carefolio.fhir.definitions import elements
+from carefolio.fhir.definitions import elements, summary
 from carefolio.fhir.errors import FhirError
 from carefolio.fhir.validation import Issue
 from carefolio.mapping.serialise import dumps
@@ -85,7 +85,7 @@ def written(request: Request, result: Result) -> Response:
             deleted = Issue("informational", "", f"{result.deleted + 1} resources are gone")
             return answer(dumps(_outcome("information", [deleted])), 200)
         return Response(None, 204, headers)
-    if result.status == 201:
+    if result.content is not None:
         headers["Location"] = f"{base()}/{result.type}/{result.id}/_history/{result.version}"
     wanted = preferences(request).get("return", "representation")
     if wanted == "minimal":
@@ -128,14 +128,19 @@ def searchset_text(page: Page, path: str, query: Sequence[tuple[str, str]]) -> s
 
 def _entry(found: Found, query: dict[str, str]) -> str:
     number = logical_id(found.content)
-    content = found.content
-    if "_elements" in query or query.get("_summary") in ("true", "text", "data"):
-        content = dumps(_subset(text.loads(content), query)).decode()
+    content = shown(found.content, query)
     url = f"{base()}/{found.type}/{number}"
     return f'{{"fullUrl":"{url}","resource":{content},"search":{{"mode":"{found.mode}"}}}}'
 
 
-def _subset(resource: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+def shown(content: str, query: Mapping[str, str]) -> str:
+    """A stored resource, or what _elements or _summary leave of it."""
+    if "_elements" in query or query.get("_summary") in ("true", "text", "data"):
+        return dumps(_subset(text.loads(content), query)).decode()
+    return content
+
+
+def _subset(resource: dict[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
     """What _elements or _summary leave of a resource; mandatory elements stay, and a tag says what was done."""
     kind = resource["resourceType"]
     kept = {"resourceType", "id", "meta"} | {name for name, element in elements(kind).items() if element.least}
@@ -146,11 +151,23 @@ def _subset(resource: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
     elif query["_summary"] == "data":
         kept = set(resource) - {"text"}
     else:
-        kept |= {name for name in resource if name not in ("text", "contained", "extension", "note", "component")}
+        kept |= set(summary(kind))
     made = {name: value for name, value in resource.items() if name in kept or name.removeprefix("_") in kept}
+    if "_elements" not in query and query["_summary"] == "true":
+        made = {name: _summarised(value, f"{kind}.{name}") for name, value in made.items()}
     meta = dict(made.get("meta", {}))
     meta["tag"] = [*meta.get("tag", []), _SUBSETTED]
     return made | {"meta": meta}
+
+
+def _summarised(value: Any, path: str) -> Any:
+    """Of a part of a resource (``Patient.contact``) what a summary has of it."""
+    if isinstance(value, list):
+        return [_summarised(inner, path) for inner in value]
+    known = summary(path)
+    return (
+        {name: inner for name, inner in value.items() if name in known} if isinstance(value, dict) and known else value
+    )
 
 
 def history_bundle(found: History, path: str, query: Sequence[tuple[str, str]]) -> Response:

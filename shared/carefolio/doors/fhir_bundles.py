@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import Message
 
 from carefolio.cloud.database import Pool
 from carefolio.doors import fhir_answers as answers
+from carefolio.doors.fhir_requests import versions_of
+from carefolio.fhir import text
 from carefolio.fhir.definitions import resource_types
 from carefolio.fhir.errors import FhirError, error
-from carefolio.fhir.patch import fhirpath_patch
+from carefolio.fhir.patch import fhirpath_patch, json_patch
+from carefolio.fhir.validation import validate
 from carefolio.identity import scopes
 from carefolio.identity.tokens import Token
-from carefolio.record import reading, resources, search
+from carefolio.mapping.serialise import dumps
+from carefolio.record import resources
 from carefolio.record.access import Reader
-from carefolio.record.ids import internal_id
-from carefolio.record.resources import Operation
+from carefolio.record.resources import Operation, Patch
 from carefolio.record.search_terms import SearchError
 
 _URL = re.compile(r"/?([A-Za-z]+)(?:/([A-Za-z0-9\-.]{1,64}))?(?:\?(.*))?\Z", re.DOTALL)
-_VERSION = re.compile(r'(?:W/)?"?([1-9][0-9]{0,8})"?\Z')
 _RIGHTS = {"POST": "c", "PUT": "u", "PATCH": "u", "DELETE": "d", "GET": "r", "HEAD": "r"}
 
 
-async def transaction(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]) -> list[str]:
-    """Every entry or none; reads see what was written. The answers' entries. Raises FhirError and SearchError."""
+def check(bundle: dict[str, Any]) -> None:
+    """Raise FhirError where a Bundle is none, its resources aside: they are their entries' own matter."""
+    entries = bundle.get("entry")
+    listed = [{n: v for n, v in e.items() if n != "resource"} if isinstance(e, dict) else e for e in entries or []]
+    shell = bundle | ({"entry": listed} if entries else {})
+    if issues := [issue for issue in validate(shell) if "request" not in issue.expression]:
+        raise FhirError(400, issues)
+    urls = [entry["fullUrl"] for entry in listed if "fullUrl" in entry]
+    if len(set(urls)) < len(urls):
+        raise error(400, "invalid", "bdl-7: two entries have the same fullUrl", "Bundle.entry.fullUrl")
+
+
+async def transaction(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any], request: Request) -> list[str]:
+    """Every write or none; reads see what was written. The answers' entries. Raises FhirError and SearchError."""
     operations: list[tuple[int, Operation]] = []
     reads: list[int] = []
     for number, entry in enumerate(entries):
@@ -39,11 +60,11 @@ async def transaction(pool: Pool, reader: Reader, token: Token, entries: Sequenc
     results = await resources.commit(pool, reader, [each for _, each in operations], answers.base())
     made = {number: answers.entry_of(result) for (number, _), result in zip(operations, results, strict=True)}
     for number in reads:
-        made[number] = await _read(pool, reader, token, entries[number], f"Bundle.entry[{number}]")
+        made[number] = await _read(request, entries[number])
     return [made[number] for number in range(len(entries))]
 
 
-async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]) -> list[str]:
+async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any], request: Request) -> list[str]:
     """Each entry by itself; one that fails leaves the others. The answers' entries."""
     made = []
     for number, entry in enumerate(entries):
@@ -51,7 +72,7 @@ async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]
         try:
             method = _method(entry, place)
             if method in ("GET", "HEAD"):
-                made.append(await _read(pool, reader, token, entry, place))
+                made.append(await _read(request, entry))
                 continue
             operation = _operation(token, entry, method, place)
             (result,) = await resources.commit(pool, reader, [operation], answers.base())
@@ -93,13 +114,9 @@ def _operation(token: Token, entry: dict[str, Any], method: str, place: str) -> 
     elif method == "PUT" and (operation.resource or {}).get("id", number) != number:
         raise error(400, "invalid", "the resource has another id than the address", f"{place}.resource.id")
     if method == "PATCH":
-        parameters = entry.get("resource")
-        operation.patch = lambda resource: fhirpath_patch(resource, parameters)
-    if (wanted := asked.get("ifMatch")) is not None:
-        match = _VERSION.match(str(wanted))
-        if not match:
-            raise error(412, "conflict", "ifMatch names no version", f"{place}.request.ifMatch")
-        operation.if_match = int(match.group(1))
+        operation.patch = _patch(entry.get("resource"), f"{place}.resource")
+    operation.if_match = versions_of(asked.get("ifMatch"), f"{place}.request.ifMatch")
+    operation.if_absent = method == "PUT" and asked.get("ifNoneMatch") == "*"
     return operation
 
 
@@ -110,18 +127,50 @@ def _address(url: Any, place: str) -> tuple[str, str | None, list[tuple[str, str
     return match.group(1), match.group(2), parse_qsl(match.group(3) or "", keep_blank_values=True)
 
 
-async def _read(pool: Pool, reader: Reader, token: Token, entry: dict[str, Any], place: str) -> str:
-    """A GET entry: a read or a search."""
-    kind, number, query = _address(unquote(str(entry["request"].get("url"))), place)
-    right = "r" if number else "s"
-    if not scopes.permits(token.scope, kind, right):
-        raise error(403, "forbidden", f"the token lacks the scope system/{kind}.{right}", place)
-    if number:
-        found = await reading.read(pool, reader, kind, internal_id(kind, number))
-        if found is None or found.content is None:
-            raise error(404 if found is None else 410, "not-found", f"no such {kind}", place)
-        return f'{{"resource":{found.content},"response":{{"status":"200 OK","etag":"W/\\"{found.version}\\""}}}}'
-    page = await search.search(pool, reader, [kind], query, answers.base())
-    page.found = [each for each in page.found if each.mode == "match" or scopes.permits(token.scope, each.type, "r")]
-    body = answers.searchset_text(page, kind, query)
-    return f'{{"resource":{body},"response":{{"status":"200 OK"}}}}'
+def _patch(resource: Any, place: str) -> Patch:
+    """A FHIRPath Patch in Parameters, or a JSON Patch in a Binary (R4 3.1.0.8)."""
+    if isinstance(resource, dict) and resource.get("resourceType") == "Binary":
+        if resource.get("contentType") != "application/json-patch+json":
+            raise error(400, "not-supported", "a Binary that patches is application/json-patch+json", place)
+        try:
+            operations = text.loads(base64.b64decode(str(resource.get("data")), validate=True))
+        except binascii.Error:
+            raise error(400, "value", "not base64", f"{place}.data") from None
+        return lambda patched: json_patch(patched, operations)
+    return lambda patched: fhirpath_patch(patched, resource)
+
+
+async def _read(request: Request, entry: dict[str, Any]) -> str:
+    """A GET entry: any interaction that reads, as a request of its own with the same token."""
+    asked = entry["request"]
+    path, _, query = str(asked.get("url", "")).removeprefix(answers.base()).lstrip("/").partition("?")
+    conditions = {"ifNoneMatch": b"if-none-match", "ifModifiedSince": b"if-modified-since"}
+    headers = [
+        (b"accept", b"application/fhir+json"),
+        *((name, value) for name, value in request.scope["headers"] if name in (b"authorization", b"prefer")),
+        *((name, str(asked[said]).encode("latin-1", "replace")) for said, name in conditions.items() if said in asked),
+    ]
+    scope = {
+        **request.scope,
+        "method": asked["method"],
+        "path": f"/fhir/R4/{unquote(path)}",
+        "query_string": quote(query, safe="%=&:/?|,$+-._~;@!*'()").encode(),
+        "headers": headers,
+    }
+    status, found, body = 0, Headers(), b""
+
+    async def collect(message: Message) -> None:
+        nonlocal status, found, body
+        if message["type"] == "http.response.start":
+            status, found = message["status"], Headers(raw=message["headers"])
+        else:
+            body += message.get("body", b"")
+
+    await request.scope["fhir.door"](scope, request.receive, collect)
+    said = {"status": f"{status} {HTTPStatus(status).phrase}"}
+    if etag := found.get("etag"):
+        said["etag"] = etag
+    if status >= HTTPStatus.BAD_REQUEST:
+        return dumps({"response": said | {"outcome": text.loads(body)}}).decode()
+    resource = f'"resource":{body.decode()},' if body else ""
+    return f'{{{resource}"response":{dumps(said).decode()}}}'

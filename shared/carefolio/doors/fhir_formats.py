@@ -19,6 +19,7 @@ _JSON_TYPES = frozenset({"application/fhir+json", "application/json", "applicati
 _XML_TYPES = frozenset({"application/fhir+xml", "application/xml", "application/xml+fhir", "text/xml"})
 _ANY = frozenset({"*/*", "application/*", "text/*", "text/html"})
 _NAMES = {"json": "json", "xml": "xml"} | dict.fromkeys(_JSON_TYPES, "json") | dict.fromkeys(_XML_TYPES, "xml")
+_FHIR_VERSION = re.compile(r"fhirVersion\s*=\s*\"?([0-9.]+)", re.IGNORECASE)
 _QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)")
 
 
@@ -30,7 +31,8 @@ def is_fhir(media: str) -> bool:
 def document(body: bytes, media: str) -> Any:
     """The JSON form of a request's body. Raises FhirError (415 for other media types)."""
     form = _NAMES.get(media.partition(";")[0].strip().lower() or "json")
-    if form is None:
+    version = _FHIR_VERSION.search(media)
+    if form is None or (version and not version.group(1).startswith("4.0")):
         raise error(415, "not-supported", "send application/fhir+json or application/fhir+xml")
     return xml.parse(body) if form == "xml" else text.loads(body)
 
@@ -55,11 +57,14 @@ def _wanted(scope: Scope) -> str | None:
     accept = next((value for name, value in scope["headers"] if name == b"accept"), b"").decode("latin-1").lower()
     if not accept:
         return "json"
-    best, form = 0.0, None
+    best, form, refused = 0.0, None, set[str]()
     for part in accept.split(","):
         media = part.partition(";")[0].strip()
-        found = _NAMES.get(media) or ("json" if media in _ANY else None)
         quality = float(match.group(1)) if (match := _QUALITY.search(part)) else 1.0
+        if quality == 0 and media in _NAMES:
+            refused.add(_NAMES[media])
+        any_form = "xml" if "json" in refused else "json"
+        found = _NAMES.get(media) or (any_form if media in _ANY else None)
         if found and quality > best:
             best, form = quality, found
     return form

@@ -27,6 +27,7 @@ _LONGEST_FORM = 64 * 1024
 # What is longer is checked beside the event loop.
 _LONG = 200 * 1024
 VERSION = re.compile(r'(?:W/)?"?([1-9][0-9]{0,8})"?\Z')
+_FORM_TYPE = "application/x-www-form-urlencoded"
 # Parameters of any request, about the form of its answer.
 FORM = ("_format", "_pretty")
 
@@ -65,6 +66,9 @@ async def query_of(request: Request) -> list[tuple[str, str]]:
     query = list(request.query_params.multi_items())
     if request.method == "POST":
         body = await read_body(request, _LONGEST_FORM)
+        media = request.headers.get("content-type", _FORM_TYPE).partition(";")[0].strip().lower()
+        if body and media != _FORM_TYPE:
+            raise error(415, "not-supported", f"the parameters of a POST come as {_FORM_TYPE}")
         query += parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
     return query
 
@@ -99,12 +103,18 @@ def condition_of(request: Request) -> list[tuple[str, str]]:
     return query
 
 
-def if_match_of(request: Request) -> int | None:
-    """The version of If-Match, None without it. Raises FhirError (412)."""
-    wanted = request.headers.get("if-match")
-    if wanted is None:
+def if_match_of(request: Request) -> frozenset[int] | None:
+    """The versions of If-Match, None without it. Raises FhirError (412)."""
+    return versions_of(request.headers.get("if-match"))
+
+
+def versions_of(header: str | None, place: str = "") -> frozenset[int] | None:
+    """The versions that an If-Match names; none of them means any (``*``). Raises FhirError (412)."""
+    if header is None:
         return None
-    match = VERSION.match(wanted.strip())
-    if not match:
-        raise error(412, "conflict", "If-Match names no version")
-    return int(match.group(1))
+    if header.strip() == "*":
+        return frozenset()
+    matches = [VERSION.match(part.strip()) for part in header.split(",")]
+    if not all(matches):
+        raise error(412, "conflict", "If-Match names no version", place)
+    return frozenset(int(match.group(1)) for match in matches if match)

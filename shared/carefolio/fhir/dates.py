@@ -17,9 +17,7 @@ class DateRange(NamedTuple):
     end: datetime
 
 
-_DATE = re.compile(
-    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|[+-]\d\d:\d\d)?)?)?)?\Z"
-)
+_DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(Z|[+-]\d\d:\d\d)?)?)?)?\Z")
 
 
 def date_range(text: str) -> DateRange:
@@ -34,10 +32,14 @@ def date_range(text: str) -> DateRange:
     if hour is None:
         first = date(int(year), int(month or 1), int(day or 1))
         return DateRange(_midnight(first), _midnight(_after(first, months=bool(month), days=bool(day))))
-    moment = datetime.fromisoformat(text)
+    leap = second == "60"
+    # A leap second is the end of its minute: Python knows none.
+    moment = datetime.fromisoformat(text.replace(":60", ":59", 1) if leap else text) + timedelta(seconds=leap)
     try:
         start = (moment.replace(tzinfo=LONDON) if moment.tzinfo is None else moment).astimezone(UTC)
-        step = timedelta(milliseconds=1) if fraction else timedelta(seconds=1) if second else timedelta(minutes=1)
+        # As many digits of a second as there are are its precision, to the microsecond.
+        finest = timedelta(microseconds=10 ** max(0, 6 - len(fraction))) if fraction else timedelta(seconds=1)
+        step = finest if second else timedelta(minutes=1)
         return DateRange(start, start + step)
     except OverflowError:
         raise ValueError("a time beyond the calendar") from None
@@ -66,7 +68,7 @@ def _midnight(day: date | None) -> datetime:
 
 
 def date_range_of(value: Any) -> DateRange | None:
-    """The range of an element: a date in text, or a Period, open ends far away; None for anything else."""
+    """The range of an element: a date in text, a Period, or a Timing by its outer limits; None for anything else."""
     try:
         if isinstance(value, str):
             return date_range(value)
@@ -74,6 +76,13 @@ def date_range_of(value: Any) -> DateRange | None:
             start = date_range(value["start"]).start if "start" in value else datetime.min.replace(tzinfo=UTC)
             end = date_range(value["end"]).end if "end" in value else datetime.max.replace(tzinfo=UTC)
             return DateRange(start, end)
-    except ValueError:
+        if isinstance(value, dict):
+            repeat = value.get("repeat", {})
+            bounds = repeat.get("boundsPeriod") if isinstance(repeat, dict) else None
+            inner = [date_range_of(each) for each in (*value.get("event", []), bounds)]
+            spans = [span for span in inner if span]
+            if spans:
+                return DateRange(min(span.start for span in spans), max(span.end for span in spans))
+    except (ValueError, OverflowError):
         return None
     return None

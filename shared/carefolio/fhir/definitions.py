@@ -93,3 +93,21 @@ def elements(kind: str) -> dict[str, Element]:
         name: Element(of, least, most, frozenset(codes) if codes else None, choice)
         for name, (of, least, most, codes, choice) in _compiled()["types"][kind].items()
     }
+
+
+@cache
+def type_of_path(kind: str, expression: str) -> str:
+    """The type of the elements that an expression's first path reaches from a type; empty where it is no plain path."""
+    of = kind
+    for name in expression.partition("|")[0].strip().partition(".where(")[0].split(".")[1:]:
+        element = elements(of).get(name) if of in _compiled()["types"] else None
+        if element is None:
+            return ""
+        of = element.type
+    return of
+
+
+@cache
+def summary(path: str) -> frozenset[str]:
+    """The elements of a resource, or one of its parts, that are in its summary (isSummary); empty for other types."""
+    return frozenset(_file("summaries.json").get(path, ()))

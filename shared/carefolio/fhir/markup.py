@@ -40,8 +40,8 @@ def narrative_fault(div: str) -> str:
         root = tree(plain_entities(div))
     except ValueError:
         return "not well-formed XHTML"
-    if root.tag not in (f"{{{XHTML}}}div", "div"):
-        return "the root is a div"
+    if root.tag != f"{{{XHTML}}}div":
+        return "the root is a div of XHTML's namespace"
     for each in root.iter():
         if each.tag.rpartition("}")[2].lower() in _FORBIDDEN:
             return "txt-1: an element that a narrative may not have"

@@ -6,9 +6,11 @@ The argument is not changed.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from typing import Any
 
+from carefolio.fhir.definitions import all_types, elements
 from carefolio.fhir.errors import FhirError, error
 
 _MOST_OPERATIONS = 1000
@@ -22,7 +24,7 @@ def json_patch(resource: dict[str, Any], operations: Any) -> dict[str, Any]:
     for number, operation in enumerate(operations):
         try:
             made = _apply(made, operation)
-        except (KeyError, IndexError, ValueError, TypeError):
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
             raise error(422, "invalid", "the operation cannot be done on this resource", f"patch[{number}]") from None
     if not isinstance(made, dict):
         raise error(422, "invalid", "what remains is no resource")
@@ -48,7 +50,8 @@ def merge_patch(resource: dict[str, Any], patch: Any) -> dict[str, Any]:
 def _apply(document: Any, operation: Any) -> Any:
     kind, path = operation["op"], _pointer(operation["path"])
     if kind == "test":
-        if _get(document, path) != operation["value"]:
+        # To Python 1 is True; to JSON it is not.
+        if _as_json(_get(document, path)) != _as_json(operation["value"]):
             raise ValueError
         return document
     if kind == "remove":
@@ -70,6 +73,10 @@ def _apply(document: Any, operation: Any) -> Any:
     if kind == "add":
         return _add(document, path, operation["value"])
     raise ValueError
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=float, sort_keys=True)
 
 
 def _pointer(text: str) -> list[str]:
@@ -129,13 +136,19 @@ def fhirpath_patch(resource: dict[str, Any], parameters: Any) -> dict[str, Any]:
     for number, operation in enumerate(listed):
         try:
             parts = {part["name"]: _part(part) for part in operation["part"]}
-            _operate(made, parts)
+            suffix = next((_suffix(part) for part in operation["part"] if part["name"] == "value"), "")
+            _operate(made, parts, suffix)
         except FhirError:
             raise
         except (KeyError, IndexError, ValueError, TypeError, AttributeError):
             where = f"Parameters.parameter[{number}]"
             raise error(422, "invalid", "the operation cannot be done on this resource", where) from None
     return made
+
+
+def _suffix(part: dict[str, Any]) -> str:
+    """The type in the name of a part's value (``Boolean`` of ``valueBoolean``); empty where it is built of parts."""
+    return next((name.removeprefix("value") for name in part if name.startswith("value")), "")
 
 
 def _part(part: dict[str, Any]) -> Any:
@@ -156,11 +169,11 @@ def _part(part: dict[str, Any]) -> Any:
     raise ValueError
 
 
-def _operate(resource: dict[str, Any], parts: dict[str, Any]) -> None:
+def _operate(resource: dict[str, Any], parts: dict[str, Any], suffix: str) -> None:
     kind, path = parts["type"], parts["path"]
     found = _select(resource, path)
     if kind == "delete":
-        if len(found) > 1:
+        if len(found) > 1 or any(isinstance(parent[at], list) and len(parent[at]) > 1 for parent, at in found):
             raise ValueError
         for parent, place in found:
             del parent[place]
@@ -170,14 +183,24 @@ def _operate(resource: dict[str, Any], parts: dict[str, Any]) -> None:
         raise ValueError
     parent, place = found[0]
     if kind == "replace":
-        parent[place] = parts["value"]
+        of = _type(resource["resourceType"], path.rpartition(".")[0])
+        element = elements(of).get(place) if isinstance(place, str) else None
+        value = _shaped(parts["value"], _type(resource["resourceType"], path))
+        if element is not None and element.choice and suffix and place != element.choice + suffix:
+            # The value of a choice element has its type in its name.
+            del parent[place]
+            place = element.choice + suffix
+        parent[place] = [value] if element is not None and element.most != 1 else value
     elif kind == "add":
         target = parent[place] if parent is not None else resource
-        name, value = parts["name"], parts["value"]
-        if name in target and isinstance(target[name], list):
-            target[name].append(value)
-        elif _is_list(resource["resourceType"], path, name):
-            target[name] = [value]
+        known = elements(_type(resource["resourceType"], path))
+        name = parts["name"] if parts["name"] in known else parts["name"] + suffix
+        element = known[name]
+        value = _shaped(parts["value"], element.type)
+        if element.most != 1:
+            target.setdefault(name, []).append(value)
+        elif name in target or any(e.choice == element.choice and n in target for n, e in known.items() if e.choice):
+            raise ValueError
         else:
             target[name] = value
     elif kind == "insert":
@@ -197,17 +220,34 @@ def _index(value: Any, length: int) -> int:
     return number
 
 
-def _is_list(kind: str, path: str, name: str) -> bool:
-    from carefolio.fhir.definitions import elements
-
+def _type(kind: str, path: str) -> str:
+    """The type of what a path points at; empty for what is no object."""
     here = kind
     for part in path.split(".")[1:]:
-        element = elements(here).get(re.sub(r"(\[\d+\]|\(.*\))", "", part))
+        plain = re.sub(r"(\[\d+\]|\(.*\))", "", part)
+        if plain == "where":
+            continue
+        element = elements(here).get(plain) if here in all_types() else None
         if element is None:
-            return False
+            return ""
         here = element.type
-    found = elements(here).get(name)
-    return found is not None and found.most != 1
+    return here if here in all_types() else ""
+
+
+def _shaped(value: Any, kind: str) -> Any:
+    """What was built of parts, with a list where the type has one."""
+    if not isinstance(value, dict) or kind not in all_types():
+        return value
+    known = elements(kind)
+    made = {}
+    for name, inner in value.items():
+        element = known.get(name)
+        if element is not None:
+            items = [_shaped(each, element.type) for each in (inner if isinstance(inner, list) else [inner])]
+            made[name] = items if element.most != 1 else items[0] if len(items) == 1 else items
+        else:
+            made[name] = inner
+    return made
 
 
 _PART = re.compile(r"([A-Za-z]+)(?:\[(\d+)\])?\Z")

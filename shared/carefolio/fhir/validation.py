@@ -67,13 +67,15 @@ def _complex(value: dict[str, Any], kind: str, path: str, depth: int) -> Iterato
             if name == "fhir_comments":
                 continue
             if name[:1] == "_" and (plain := table.elements.get(name[1:])) and plain.type in primitives():
+                if plain.choice and chosen.setdefault(plain.choice, name[1:]) != name[1:]:
+                    yield Issue("structure", f"{path}.{plain.choice}", "only one type of a choice element may be there")
                 yield from _shadow(content, plain, f"{path}.{name[1:]}", name[1:] in value, value.get(name[1:]), depth)
                 continue
             yield Issue("structure", f"{path}.{name}", f"{kind} has no such element")
             continue
         element = table.elements[name]
         if element.choice:
-            if element.choice in chosen:
+            if chosen.get(element.choice, name) != name:
                 yield Issue("structure", f"{path}.{element.choice}", "only one type of a choice element may be there")
             chosen[element.choice] = name
         if element.most != 1:
@@ -107,8 +109,10 @@ def _shadow(content: Any, element: Element, path: str, beside: bool, values: Any
     if not isinstance(items, list):
         yield Issue("structure", path, "the extensions of an array are an array")
         return
-    if beside and element.most != 1 and isinstance(values, list) and len(items) > len(values):
-        yield Issue("structure", path, "more extensions than values")
+    if beside and element.most != 1 and isinstance(values, list) and len(items) != len(values):
+        yield Issue("structure", path, "as many extensions as values are needed, null for none")
+    if element.most != 1 and (not any(items) or (not beside and None in items)):
+        yield Issue("structure", path, "null stands only where the other array has something")
     for item in items:
         if item is None and element.most != 1:
             continue
@@ -175,7 +179,7 @@ def _primitive(kind: str, codes: frozenset[str] | None) -> Callable[[Any, str, i
     def number(value: Any, path: str, depth: int) -> Iterator[Issue]:
         if isinstance(value, bool) or not isinstance(value, (int, Decimal) if kind == "decimal" else int):
             yield Issue("value", path, f"a JSON number ({kind}) is needed")
-        elif bounds and not bounds[0] <= value <= bounds[1]:
+        elif bounds is not None and not bounds[0] <= value <= bounds[1]:
             yield Issue("value", path, f"out of the range of {kind}")
 
     def truth(value: Any, path: str, depth: int) -> Iterator[Issue]:
@@ -191,7 +195,8 @@ def _primitive(kind: str, codes: frozenset[str] | None) -> Callable[[Any, str, i
             yield Issue("too-long", path, "longer than 1 MB")
         elif kind == "base64Binary":
             # The definition's expression takes exponential time on long values.
-            if not _BASE64.match(value):
+            plain = "".join(value.split())
+            if not plain or not _BASE64.match(plain):
                 yield Issue("value", path, "not base64")
         elif kind in ("string", "markdown", "xhtml"):
             if _CONTROL.search(value):
@@ -210,7 +215,7 @@ def _primitive(kind: str, codes: frozenset[str] | None) -> Callable[[Any, str, i
     )
 
 
-_BASE64 = re.compile(r"[0-9A-Za-z+/\s]*={0,2}\s*\Z")
+_BASE64 = re.compile(r"(?:[0-9A-Za-z+/]{4})*(?:[0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
@@ -238,6 +243,49 @@ def _rules(value: dict[str, Any], kind: str, path: str) -> Iterator[Issue]:
         yield Issue("value", f"{path}.reference", "a reference names a type and an id")
     elif kind == "Observation" and "dataAbsentReason" in value and any(n.startswith("value") for n in value):
         yield Issue("invariant", path, "obs-6: no reason for absence where there is a value")
+    elif kind == "Patient.contact" and not {"name", "telecom", "address", "organization"} & value.keys():
+        yield Issue("invariant", path, "pat-1: a contact has at least a name, telecom, address or organization")
+    elif kind == "ContactPoint" and "value" in value and "system" not in value:
+        yield Issue("invariant", path, "cpt-2: a system is needed where there is a value")
+    elif kind in _QUANTITIES and "code" in value and "system" not in value:
+        yield Issue("invariant", path, "qty-3: a code is of a system")
+    elif (
+        kind == "Range"
+        and _is_number(value.get("low"))
+        and _is_number(value.get("high"))
+        and (value["low"]["value"] > value["high"]["value"])
+    ):
+        yield Issue("invariant", path, "rng-2: low is above high")
+    elif kind == "Observation.referenceRange" and not {"low", "high", "text"} & value.keys():
+        yield Issue("invariant", path, "obs-3: a range has low, high or text")
+    if kind in resource_types() and isinstance(value.get("contained"), list):
+        yield from _contained(value, path)
+
+
+_QUANTITIES = frozenset({"Quantity", "Age", "Count", "Distance", "Duration", "SimpleQuantity"})
+
+
+def _is_number(quantity: Any) -> bool:
+    return isinstance(quantity, dict) and isinstance(quantity.get("value"), int | Decimal)
+
+
+def _contained(resource: dict[str, Any], path: str) -> Iterator[Issue]:
+    """dom-2, dom-4, dom-5, and names by which contained resources can be referred to (R4 2.28.1)."""
+    seen: set[Any] = set()
+    for number, inner in enumerate(resource["contained"]):
+        here = f"{path}.contained[{number}]"
+        if not isinstance(inner, dict):
+            continue
+        meta: dict[str, Any] = inner["meta"] if isinstance(inner.get("meta"), dict) else {}
+        if "contained" in inner:
+            yield Issue("invariant", here, "dom-2: what is contained contains nothing")
+        if {"versionId", "lastUpdated"} & meta.keys():
+            yield Issue("invariant", here, "dom-4: what is contained has no version of its own")
+        if "security" in meta:
+            yield Issue("invariant", here, "dom-5: what is contained has no security label of its own")
+        if inner.get("id") is None or inner["id"] in seen:
+            yield Issue("invariant", here, "what is contained has an id of its own, to be referred to by")
+        seen.add(inner.get("id"))
 
 
 _EMPTY_REFERENCE = re.compile(r"[A-Za-z]+/?\Z")

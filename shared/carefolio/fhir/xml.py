@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
@@ -12,9 +11,11 @@ from xml.sax.saxutils import escape, quoteattr
 from carefolio.fhir.definitions import Element, elements, primitives, resource_types
 from carefolio.fhir.errors import error
 from carefolio.fhir.markup import XHTML, narrative_fault, plain_entities, tree
+from carefolio.fhir.text import read_decimal
 
 FHIR = "http://hl7.org/fhir"
 _DEEPEST = 120
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})\Z")
 
 
@@ -90,6 +91,8 @@ def _value(node: ElementTree.Element, element: Element, path: str, depth: int) -
         return _div(node), None
     if kind in primitives():
         text = node.attrib.get("value")
+        if text is None and not len(node):
+            raise error(400, "structure", "ele-1: an element has a value or children", path)
         rest = ElementTree.Element(node.tag, {k: v for k, v in node.attrib.items() if k != "value"})
         rest.extend(list(node))
         return (None if text is None else _primitive(kind, text)), _complex(rest, "Element", path, depth) or None
@@ -110,10 +113,9 @@ def _primitive(kind: str, text: str) -> Any:
         return int(text) if _WHOLE.match(text) else text
     if kind == "decimal":
         try:
-            number = Decimal(text)
-        except InvalidOperation:
+            return read_decimal(text) if _DECIMAL.match(text) else text
+        except ValueError:
             return text
-        return number if number.is_finite() else text
     return text
 
 

@@ -9,11 +9,11 @@ import orjson
 
 
 def dumps(value: Any, *, indent: bool = False) -> bytes:
-    """JSON in UTF-8; Decimals become numbers."""
+    """JSON in UTF-8; Decimals become numbers, those that were read (carefolio.fhir.text) as they were written."""
     return orjson.dumps(value, default=_number, option=orjson.OPT_INDENT_2 if indent else None)
 
 
 def _number(value: Any) -> orjson.Fragment:
     if isinstance(value, Decimal):
-        return orjson.Fragment(str(value))
+        return orjson.Fragment(getattr(value, "text", None) or str(value))
     raise TypeError(type(value).__name__)

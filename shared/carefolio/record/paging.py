@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import orjson
 
-from carefolio.fhir.definitions import SearchParameter, all_types, elements, search_parameters
+from carefolio.fhir.definitions import SearchParameter, search_parameters, type_of_path
 from carefolio.record import search_index as ix
 from carefolio.record.places import LIMIT, Interval, range_literal
 from carefolio.record.search_terms import Arguments, SearchError
@@ -59,13 +59,7 @@ def _json_path(kind: str, parameter: SearchParameter) -> str:
     if parameter.kind not in ("token", "reference", "uri"):
         return ""
     path = parameter.expression.partition("|")[0].strip().partition(".where(")[0]
-    of = kind
-    for name in path.split(".")[1:]:
-        element = elements(of).get(name) if of in all_types() else None
-        if element is None:
-            return ""
-        of = element.type
-    part = _SORTED_PART.get(of)
+    part = _SORTED_PART.get(type_of_path(kind, parameter.expression))
     return "" if part is None else "$" + path.removeprefix(kind) + part
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 LIMIT = Decimal(10) ** 19
 _BAND = 10**20
 # Bands and their numbers together have more digits than decimals have by themselves.
-_WIDE = Context(prec=80)
+_WIDE = Context(prec=160)
 
 
 class Interval(NamedTuple):

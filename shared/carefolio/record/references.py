@@ -54,10 +54,29 @@ def references(value: Any) -> list[str]:
     return found
 
 
+def names_of(full_url: str, reference: str) -> dict[str, str]:
+    """What other entries call one: its fullUrl, and of an address its end, relative to their own (R4 2.36.4.1)."""
+    kind = reference.partition("/")[0]
+    relative = re.search(rf"://.*/({kind}/[A-Za-z0-9\-.]{{1,64}})\Z", full_url)
+    return {full_url: reference} | ({relative.group(1): reference} if relative else {})
+
+
 def _renamed(value: Any, names: dict[str, str]) -> Any:
-    """References, URLs of attachments and the like that name an entry of the bundle."""
+    """References, URLs of attachments and the like that name an entry of the bundle, and links in a narrative."""
     if isinstance(value, dict):
-        return {name: _renamed(inner, names) for name, inner in value.items()}
+        return {
+            name: _linked(inner, names) if name == "div" and isinstance(inner, str) else _renamed(inner, names)
+            for name, inner in value.items()
+        }
     if isinstance(value, list):
         return [_renamed(inner, names) for inner in value]
     return names.get(value, value) if isinstance(value, str) else value
+
+
+def _linked(div: str, names: dict[str, str]) -> str:
+    """A narrative whose ``href`` and ``src`` name what the bundle's entries have become."""
+    return re.sub(
+        r"""\b(href|src)=(["'])(.*?)\2""",
+        lambda match: f"{match[1]}={match[2]}{names.get(match[3], match[3])}{match[2]}",
+        div,
+    )

@@ -30,7 +30,7 @@ from carefolio.record.access import Reader
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.labels import label_in
-from carefolio.record.references import resolved
+from carefolio.record.references import names_of, resolved
 from carefolio.record.rows import Known, Row, deletion, make_row
 from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
 
@@ -46,8 +46,9 @@ Patch = Callable[[dict[str, Any]], dict[str, Any]]
 class Operation:
     """One write. ``method`` is POST, PUT, PATCH or DELETE; ``id`` None where the server gives it, or a query finds it.
 
-    ``query`` is If-None-Exist of a POST, the search of a conditional PUT, PATCH or DELETE; ``if_match`` the version
-    that must be current; ``full_url`` is what other entries of a bundle call it; ``place`` names it in errors.
+    ``query`` is If-None-Exist of a POST, the search of a conditional PUT, PATCH or DELETE. ``if_match``: the versions
+    of which one must be current (none: any); ``if_absent``: there must be none. ``full_url`` is what other entries of
+    a bundle call it; ``place`` names it in errors.
     """
 
     method: str
@@ -56,7 +57,8 @@ class Operation:
     resource: dict[str, Any] | None = None
     patch: Patch | None = None
     query: list[tuple[str, str]] | None = None
-    if_match: int | None = None
+    if_match: frozenset[int] | None = None
+    if_absent: bool = False
     full_url: str = ""
     place: str = ""
     many: bool = False
@@ -155,7 +157,7 @@ async def _commit(
     _check_twice([*work, *several])
     for each in work:
         if each.operation.full_url and each.id:
-            made.names[each.operation.full_url] = f"{each.operation.type}/{each.id}"
+            made.names |= names_of(each.operation.full_url, f"{each.operation.type}/{each.id}")
     for method in ("DELETE", "POST", "PUT", "PATCH"):
         for each in (*work, *several):
             if each.operation.method == method and each.done is None:
@@ -205,6 +207,8 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
         return []
     if not made.reader.may(operation.type, "s"):
         raise error(403, "forbidden", f"a condition needs the scope system/{operation.type}.s", operation.place)
+    if not search.chooses(operation.query):
+        raise error(412, "processing", "a condition has a criterion", operation.place)
     query = [*operation.query, ("_count", str(_MOST_CONDITIONAL if operation.many else 2))]
     page = await search.search(connection, made.reader, [operation.type], query, made.base, strict=True)
     found = [(each.id, logical_id(each.content)) for each in page.found]
@@ -212,6 +216,8 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
         raise error(412, "multiple-matches", "the condition is true of more than one resource", operation.place)
     if found:
         work.number, work.id = found[0]
+        if operation.method == "PUT" and (operation.resource or {}).get("id", work.id) != work.id:
+            raise error(400, "invalid", "the resource has another id than what the condition found", operation.place)
         if operation.method == "POST":
             row = await connection.fetchrow(
                 "SELECT version, last_updated, content FROM resource WHERE id = $1", work.number
@@ -261,8 +267,10 @@ def _check_twice(work: Sequence[_Work]) -> None:
 async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     operation, current = work.operation, work.current
     live = current is not None and current.live
-    if operation.if_match is not None and (not live or current is None or current.version != operation.if_match):
+    if operation.if_match is not None and (not live or current is None or not _matches(operation.if_match, current)):
         raise error(412, "conflict", "the resource has another version", operation.place)
+    if operation.if_absent and live:
+        raise error(412, "conflict", "the resource is there already", operation.place)
     assert work.number is not None
     if operation.method == "DELETE":
         if current is None or not live:
@@ -297,6 +305,11 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     made.rows[work.number] = row_made
     status = 200 if live else 201
     work.done = Result(status, operation.type, work.id, row_made.version, made.now, row_made.content)
+
+
+def _matches(versions: frozenset[int], current: Known) -> bool:
+    """If-Match; none named is any (``*``)."""
+    return not versions or current.version in versions
 
 
 def check(resource: Any, kind: str, place: str = "") -> None:

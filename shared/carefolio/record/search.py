@@ -127,6 +127,8 @@ def _read(kinds: Sequence[str], query: Sequence[tuple[str, str]]) -> _Asked:
     asked = _Asked()
     for name, value in query:
         plain = name.partition(":")[0]
+        if name == "_query":
+            raise SearchError("_query", "there are no named queries")
         if plain not in _ANSWER:
             asked.terms.append((name, value))
         elif name == "_count":
@@ -144,6 +146,11 @@ def _read(kinds: Sequence[str], query: Sequence[tuple[str, str]]) -> _Asked:
                 raise SearchError("_summary", "one of true, text, data, count, false")
             if value == "count":
                 asked.total = "count"
+        elif name == "_contained":
+            if value not in ("false", "both"):
+                raise SearchError("_contained", "contained resources are not searched by themselves")
+        elif plain != name and plain not in ("_include", "_revinclude"):
+            raise SearchError(name, "no modifier is known here")
         elif name == "_at":
             asked.at = moment_of(value)
         elif plain in ("_include", "_revinclude"):
@@ -216,6 +223,11 @@ def moment_of(value: str) -> datetime:
     except (ValueError, OverflowError):
         raise SearchError("_at", "not a date") from None
     return min(end, datetime.now(UTC))
+
+
+def chooses(query: Sequence[tuple[str, str]]) -> bool:
+    """Whether a query has a criterion, and not only words about the form of its answer."""
+    return any(name.partition(":")[0] not in _ANSWER for name, _ in query)
 
 
 def read_count(value: str) -> int:

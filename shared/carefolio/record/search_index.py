@@ -100,7 +100,9 @@ def _plan(kind: str, _: int) -> list[tuple[SearchParameter, Values, frozenset[st
             continue
         names = set(re.findall(rf"\b{kind}\.([A-Za-z]+)", parameter.expression))
         # A choice element is there under one of several names.
-        roots = {name for name, element in known.items() if name in names or element.choice in names}
+        # What asks whether something is there has an answer for everybody.
+        asks = "exists()" in parameter.expression
+        roots = set() if asks else {name for name, element in known.items() if name in names or element.choice in names}
         made.append((parameter, compile_path(parameter.expression), frozenset(roots)))
     return made
 
@@ -112,8 +114,6 @@ def _index_value(
     keys: set[int],
     ranges: set[str],
     texts: list[str],
-    *,
-    paired_units: bool = False,
 ) -> None:
     if kind == "token":
         keys.update(key(code, token) for token in tokens(value))
@@ -122,6 +122,7 @@ def _index_value(
         keys.update(key(code, reference) for reference in references(value))
     elif kind == "uri":
         keys.add(key(code, str(value)))
+        keys.update(key(f"{code}<", above) for above in above_of(str(value)))
     elif kind == "string":
         for part in strings(value):
             keys.add(key(f"{code}:exact", part[:LONGEST]))
@@ -130,8 +131,6 @@ def _index_value(
             texts.append(text_row(code, plain))
     else:
         for band, interval in intervals(code, kind, value):
-            if paired_units and "||" in band:
-                continue
             keys.update(buckets(band, kind, interval))
             ranges.add(range_literal(band, interval))
 
@@ -150,7 +149,7 @@ def _composite(parameter: SearchParameter, item: Any, keys: set[int], ranges: se
     for start in starts:
         code = paired(parameter.code, start)
         for value in relative(second, item):
-            _index_value(code, second_kind, value, keys, ranges, texts, paired_units=True)
+            _index_value(code, second_kind, value, keys, ranges, texts)
 
 
 def paired(code: str, start: str) -> str:
@@ -187,6 +186,12 @@ def kept_as(kind: str, code: str) -> str:
         and standard[code].expression == standard["name"].expression
     )
     return "name" if same else code
+
+
+def above_of(uri: str) -> list[str]:
+    """A URI and those that it lies below, by whole segments of the path (R4 3.1.1.4.12)."""
+    parts = uri.split("/")
+    return ["/".join(parts[:length]) for length in range(min(3, len(parts)), len(parts) + 1)]
 
 
 def beginning(code: str, plain: str) -> tuple[int, bool]:
@@ -273,10 +278,7 @@ def text_row(code: str, text: str) -> str:
 def intervals(code: str, kind: str, value: Any) -> Iterator[tuple[str, Interval]]:
     """The values of a date, number or quantity: (the name that it is kept under, the range that it covers)."""
     if kind == "date":
-        if isinstance(value, dict) and "event" in value:
-            for event in value["event"]:
-                yield from intervals(code, kind, event)
-        elif span := date_range_of(value):
+        if span := date_range_of(value):
             yield code, of_dates(span)
     elif kind == "number":
         if (point := number(value)) is not None:
@@ -302,7 +304,14 @@ def _quantity(value: dict[str, Any]) -> Iterator[tuple[Decimal, Decimal]]:
         high = number((value.get("high") or {}).get("value"))
         yield -LIMIT if low is None else low, LIMIT if high is None else high
     elif (point := number(value.get("value"))) is not None:
-        yield point, point
+        comparator = str(value.get("comparator", ""))
+        if comparator[:1] == "<":
+            # "Less than 5" is a range, and not 5.
+            yield -LIMIT, point
+        elif comparator[:1] == ">":
+            yield point, LIMIT
+        else:
+            yield point, point
 
 
 def units(quantity: dict[str, Any]) -> set[str]:
@@ -322,6 +331,10 @@ def units(quantity: dict[str, Any]) -> set[str]:
     return made
 
 
+# What is smaller is nothing, to a search.
+_FINEST = 100
+
+
 def number(value: Any) -> Decimal | None:
     """A JSON number as a decimal within the bounds of the index; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
@@ -330,7 +343,9 @@ def number(value: Any) -> Decimal | None:
         made = Decimal(str(value))
     except InvalidOperation:
         return None
-    return max(-LIMIT, min(LIMIT, made)) if made.is_finite() else None
+    if not made.is_finite():
+        return None
+    return max(-LIMIT, min(LIMIT, made)) if made == 0 or made.adjusted() > -_FINEST else Decimal(0)
 
 
 def of_dates(span: DateRange) -> Interval:

@@ -6,12 +6,12 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from carefolio.fhir.dates import date_range
-from carefolio.fhir.definitions import SearchParameter, resource_types
+from carefolio.fhir.definitions import SearchParameter, resource_types, type_of_path
 from carefolio.fhir.units import UCUM, unit
 from carefolio.record import parameters, words
 from carefolio.record import search_index as ix
@@ -21,6 +21,7 @@ from carefolio.record.places import LIMIT, Interval, date_cover, key, number_cov
 
 _PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
 _MOST_ALTERNATIVES = 500
+_MOST_DIGITS = 100
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?|[+-]?\.\d+([eE][+-]?\d+)?", re.ASCII)
 _ALLOWED = {
     "token": {"", "not", "text", "of-type", "missing"},
@@ -124,9 +125,10 @@ def condition(kind: str, name: str, value: str, arguments: Arguments) -> str:
 
 def _common(kind: str, name: str, code: str, modifier: str, values: list[str], arguments: Arguments) -> str:
     if code == "_id":
-        if modifier:
-            raise SearchError(name, "no modifier is known here")
-        return f"id = ANY({arguments.typed([internal_id(kind, unescape(value)) for value in values], 'uuid[]')})"
+        if modifier not in ("", "not"):
+            raise SearchError(name, "the one modifier is :not")
+        wanted = arguments.typed([internal_id(kind, unescape(value)) for value in values], "uuid[]")
+        return f"NOT (id = ANY({wanted}))" if modifier else f"id = ANY({wanted})"
     if code == "_lastUpdated":
         if modifier:
             raise SearchError(name, "no modifier is known here")
@@ -173,7 +175,11 @@ def _token(
         if any(value.count("|") < 2 for value in values):
             raise SearchError(name, "system|code|value")
         return _keys(arguments, [key(parameter.code, f":of-type|{unescape(value)}") for value in values])
-    return _keys(arguments, [key(parameter.code, token_of(value)) for value in values])
+    plain = [token_of(value) for value in values]
+    if type_of_path(kind, parameter.expression) in ("code", "boolean"):
+        # The system of a code is its element's binding: who names it means no other.
+        plain = [value.rpartition("|")[2] or value for value in plain]
+    return _keys(arguments, [key(parameter.code, value) for value in plain])
 
 
 def token_of(value: str) -> str:
@@ -241,15 +247,9 @@ def _uri(
 ) -> str:
     plain = [unescape(value) for value in values]
     if modifier == "above":
-        plain = [part for value in plain for part in _above(value)]
-    elif modifier == "below":
-        raise SearchError(name, "the modifier :below is not one of a uri parameter here")
-    return _keys(arguments, [key(parameter.code, value) for value in plain])
-
-
-def _above(value: str) -> list[str]:
-    parts = value.split("/")
-    return ["/".join(parts[:length]) for length in range(3, len(parts) + 1)]
+        plain = [part for value in plain for part in ix.above_of(value)]
+    code = f"{parameter.code}<" if modifier == "below" else parameter.code
+    return _keys(arguments, [key(code, value.rstrip("/") if modifier == "below" else value) for value in plain])
 
 
 def _date(
@@ -300,7 +300,8 @@ def _column(name: str, value: str, start: str, end: str, arguments: Arguments) -
     low, high = _span(name, plain)
     if prefix == "ap":
         slack = max((high - low) / 2, timedelta(hours=12))
-        low, high = low - slack, high + slack
+        low = low - slack if low - _FIRST > slack else _FIRST
+        high = high + slack if _LAST - high > slack else _LAST
     first, last = arguments.typed(low, "timestamptz"), arguments.typed(high, "timestamptz")
     point = start == end
     inside = f"({start} >= {first} AND {end} {'<' if point else '<='} {last})"
@@ -316,6 +317,9 @@ def _column(name: str, value: str, start: str, end: str, arguments: Arguments) -
         "eb": f"{end} {'<' if point else '<='} {first}",
         "ap": f"({start} < {last} AND {end} {'>=' if point else '>'} {first})",
     }[prefix] + f" AND {first} <= {last}"
+
+
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 def _span(name: str, text: str) -> Any:
@@ -390,8 +394,8 @@ def _literal(band: str, interval: Interval, arguments: Arguments) -> str:
 
 def _precise(name: str, text: str, prefix: str) -> Interval:
     """A number as the range that its digits cover (R4 3.1.1.4.6); with gt, lt and the like as it stands."""
-    value = ix.number(text) if _NUMBER.fullmatch(text) else None
-    if value is None:
+    value = ix.number(text) if _NUMBER.fullmatch(text) and len(text) <= _MOST_DIGITS else None
+    if value is None or abs(Decimal(text).adjusted()) > _MOST_DIGITS:
         raise SearchError(name, "not a number, with one of the prefixes eq ne gt lt ge le sa eb ap or none")
     if prefix in ("eq", "ne", "ap"):
         half = Decimal(1).scaleb(int(value.as_tuple().exponent)) / 2
