@@ -193,10 +193,10 @@ async def _search(
 
 
 def _permit_included(token: Token, page: search.Page) -> None:
-    """What goes with the matches is cut to the types that the token reads."""
-    page.found = [
-        found for found in page.found if found.mode == "match" or scopes.permits(token.scope, found.type, "r")
-    ]
+    """What goes with the matches is cut to the types that the token reads, and the answer says so."""
+    found = [each for each in page.found if each.mode == "match" or scopes.permits(token.scope, each.type, "r")]
+    page.withheld = len(found) < len(page.found)
+    page.found = found
 
 
 async def create(request: Request) -> Response:

@@ -118,6 +118,8 @@ def searchset_text(page: Page, path: str, query: Sequence[tuple[str, str]]) -> s
     ]
     if page.cut:
         issues.append(Issue("incomplete", "", "more would have gone with the matches: ask with a smaller _count"))
+    if page.withheld:
+        issues.append(Issue("suppressed", "", "the token does not read every type that goes with the matches"))
     if issues:
         warning = dumps(_outcome("warning", issues)).decode()
         entries.append(f'{{"resource":{warning},"search":{{"mode":"outcome"}}}}')

@@ -37,7 +37,8 @@ class Page:
     """Resources in order, and the cursor of the next page where there is one; ``total`` where it is known.
 
     ``ignored`` are parameters that the type does not have, ``unfinished`` those by which older resources are still
-    being indexed; ``cut`` tells that more would have gone with the matches.
+    being indexed; ``cut`` tells that more would have gone with the matches, ``withheld`` that the caller may
+    not read all that would.
     """
 
     found: list[Found] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Page:
     ignored: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     cut: bool = False
+    withheld: bool = False
 
 
 @dataclass(slots=True)
