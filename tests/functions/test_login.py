@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
-from tests.conftest import Hospital, Reply, basic, unique
+from tests.conftest import Hospital, NewHospital, Reply, basic, unique
+
+from carefolio.identity import tokens
 
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -196,3 +199,60 @@ async def test_discovery_is_consistent(hospital: Hospital) -> None:
     assert "private_key_jwt" in smart["token_endpoint_auth_methods_supported"]
     assert "client-confidential-asymmetric" in smart["capabilities"]
     assert (await hospital.request("GET", openid["jwks_uri"].removeprefix(hospital.installation.url))).status == 200
+
+
+async def issued(hospital: Hospital, client: dict[str, str]) -> str:
+    authorization = basic(client["client_id"], client["client_secret"])
+    reply = await token(hospital, {"grant_type": "client_credentials"}, Authorization=authorization)
+    assert reply.status == 200, reply.body
+    return str(reply.json["access_token"])
+
+
+async def about(hospital: Hospital, endpoint: str, text: str, client: dict[str, str]) -> Reply:
+    headers = {"Authorization": basic(client["client_id"], client["client_secret"])}
+    return await hospital.request("POST", f"/oauth2/{endpoint}", data={"token": text}, headers=headers)
+
+
+async def test_a_client_asks_about_its_tokens_and_ends_them(hospital: Hospital, new_hospital: NewHospital) -> None:
+    text = await issued(hospital, hospital.client)
+    told = (await about(hospital, "introspect", text, hospital.client)).json
+    assert (told["active"], told["scope"], told["client_id"]) == (True, "system/*.rs", hospital.client["client_id"])
+    other = (await new_hospital()).client
+    assert (await about(hospital, "introspect", text, other)).json == {"active": False}
+    assert (await about(hospital, "introspect", "rubbish", hospital.client)).json == {"active": False}
+    assert (await about(hospital, "revoke", text, other)).status == 400
+    assert (await about(hospital, "introspect", text, hospital.client)).json["active"] is True
+    assert (await about(hospital, "revoke", text, hospital.client)).status == 200
+    assert (await about(hospital, "introspect", text, hospital.client)).json == {"active": False}
+    assert (await about(hospital, "revoke", "rubbish", hospital.client)).status == 200
+    unknown = {"client_id": "nobody", "client_secret": "x"}
+    assert (await about(hospital, "revoke", text, unknown)).status == 401
+    assert (await about(hospital, "introspect", text, unknown)).status == 401
+    missing = await hospital.request(
+        "POST",
+        "/oauth2/introspect",
+        data={"a": "b"},
+        headers={"Authorization": basic(hospital.client["client_id"], hospital.client["client_secret"])},
+    )
+    assert (missing.status, missing.json["error"]) == (400, "invalid_request")
+
+
+async def test_what_was_ended_opens_nothing(
+    new_hospital: NewHospital, pool: asyncpg.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which does not wait for what it knows to grow old."""
+    hospital = await new_hospital()
+    first, second = [await issued(hospital, hospital.client) for _ in range(2)]
+    monkeypatch.setattr(tokens, "_ENDED_KNOWN", -1)
+    assert (await tokens.verify(pool, first)).client_id == hospital.client["client_id"]
+    await about(hospital, "revoke", first, hospital.client)
+    with pytest.raises(tokens.InvalidTokenError, match="revoked"):
+        await tokens.verify(pool, first)
+    await tokens.verify(pool, second)
+    hospital.installation.cli("client", "end", hospital.client["client_id"])
+    with pytest.raises(tokens.InvalidTokenError, match="revoked"):
+        await tokens.verify(pool, second)
+    authorization = basic(hospital.client["client_id"], hospital.client["client_secret"])
+    refused = await token(hospital, {"grant_type": "client_credentials"}, Authorization=authorization)
+    assert (refused.status, refused.json["error"]) == (401, "invalid_client")
+    assert "no client" in hospital.installation.cli("client", "end", "nobody", check=False).stderr

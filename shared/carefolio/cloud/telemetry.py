@@ -32,6 +32,7 @@ class Event(Enum):
     MESSAGE_FAILED = ("ERROR", "message_id", "error", "where", "attempt")
     TOKEN_ISSUED = ("INFO", "client_id", "scope")
     TOKEN_REFUSED = ("WARNING", "client_id", "reason")
+    TOKEN_REVOKED = ("INFO",)
     REQUEST = ("INFO", "function", "method", "route", "status", "milliseconds")
     UNAVAILABLE = ("ERROR", "function", "error")
     UNEXPECTED = ("CRITICAL", "function", "error", "where")

@@ -125,6 +125,13 @@ def client_add(
     show({field: value for field, value in asdict(made).items() if value is not None}, as_json)
 
 
+@client_app.command("end")
+def client_end(client_id: str, as_json: Json = False) -> None:
+    """End a client: it gets no more tokens, and those that it has open nothing within a minute."""
+    run(lambda pool: registry.end_client(pool, client_id))
+    show({"client_id": client_id, "ended": True}, as_json)
+
+
 def _permitted(pairs: list[str]) -> dict[str, str]:
     split = [pair.partition("=") for pair in pairs]
     if not split or not all(alias and ods_code for alias, _, ods_code in split):

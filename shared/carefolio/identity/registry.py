@@ -155,6 +155,15 @@ async def add_client(pool: Pool, name: str, organisation: str, scope: str, jwks:
     return NewClient(client_id, secret, " ".join(wanted))
 
 
+async def end_client(pool: Pool, client_id: str) -> None:
+    """A client gets no more tokens, and those that it has open nothing within a minute. Raises RegistryError."""
+    ended = await pool.fetchval(
+        "UPDATE client SET ended_at = coalesce(ended_at, now()) WHERE id = $1 RETURNING id", client_id
+    )
+    if ended is None:
+        raise RegistryError(f"there is no client {client_id}")
+
+
 def _check_keys(jwks: str) -> None:
     try:
         loaded = json.loads(jwks)

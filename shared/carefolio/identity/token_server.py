@@ -1,4 +1,6 @@
-"""The token endpoint, by Authlib's grant classes (RFC 6749 section 4.4, RFC 7523 section 2.2).
+"""The token endpoint, and those that end tokens and tell of them, by Authlib's classes.
+
+RFC 6749 section 4.4, RFC 7523 section 2.2, RFC 7009, RFC 7662.
 
 Authlib's classes are synchronous: they run in a worker thread and call back into the loop for the database.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +21,9 @@ from authlib.oauth2.rfc6749 import AuthorizationServer, ClientMixin, OAuth2Reque
 from authlib.oauth2.rfc6749.errors import InvalidClientError, InvalidScopeError
 from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
+from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
+from authlib.oauth2.rfc7662 import IntrospectionEndpoint
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
@@ -128,20 +132,86 @@ class ClientAssertion(JWTBearerClientAssertion):  # type: ignore[misc]
         return KeySet.import_key_set(json.loads(client.row["jwks"]))
 
 
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """An access token as Authlib's endpoints want one."""
+
+    token: tokens.Token
+    ended: bool
+
+    def check_client(self, client: Client) -> bool:
+        return self.token.client_id == client.client_id
+
+    def is_expired(self) -> bool:
+        return self.token.expires < time.time()
+
+    def is_revoked(self) -> bool:
+        return self.ended
+
+
+class _OfIssued:
+    """What both endpoints about issued tokens share."""
+
+    server: TokenServer
+    CLIENT_AUTH_METHODS = ("client_secret_basic", JWTBearerClientAssertion.CLIENT_AUTH_METHOD)
+
+    def query_token(self, token_string: str, token_type_hint: str | None) -> IssuedToken | None:
+        return anyio.from_thread.run(self._find, token_string)
+
+    async def _find(self, text: str) -> IssuedToken | None:
+        try:
+            token = await tokens.read(self.server.pool, text)
+        except tokens.InvalidTokenError:
+            return None
+        return IssuedToken(token, await tokens.is_ended(self.server.pool, token))
+
+
+class Revocation(_OfIssued, RevocationEndpoint):  # type: ignore[misc]
+    """RFC 7009: a client ends a token of its own."""
+
+    def revoke_token(self, token: IssuedToken, request: OAuth2Request) -> None:
+        anyio.from_thread.run(tokens.revoke, self.server.pool, token.token)
+
+
+class Introspection(_OfIssued, IntrospectionEndpoint):  # type: ignore[misc]
+    """RFC 7662: a client asks about a token of its own; of others' it learns nothing."""
+
+    def check_permission(self, token: IssuedToken, client: Client, request: OAuth2Request) -> bool:
+        return token.check_client(client)
+
+    def introspect_token(self, token: IssuedToken) -> dict[str, Any]:
+        known = token.token
+        return {
+            "active": True,
+            "client_id": known.client_id,
+            "sub": known.client_id,
+            "scope": known.scope,
+            "exp": known.expires,
+            "iss": settings().public_url,
+            "aud": f"{settings().public_url}/fhir/R4",
+            "jti": known.jti,
+            "token_type": "Bearer",
+        }
+
+
 class TokenServer(AuthorizationServer):  # type: ignore[misc]
     """The authorization server, for one request."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__()
-        self._pool = pool
+        self.pool = pool
         self.register_client_auth_method(JWTBearerClientAssertion.CLIENT_AUTH_METHOD, ClientAssertion(pool))
         self.register_grant(SystemGrant)
+        self.register_endpoint(Revocation)
+        self.register_endpoint(Introspection)
         self.register_token_generator("default", self._token)
 
     def query_client(self, client_id: str) -> Client | None:
         if "\x00" in client_id or len(client_id) > 200:
             return None
-        row = anyio.from_thread.run(self._pool.fetchrow, "SELECT * FROM client WHERE id = $1", client_id)
+        row = anyio.from_thread.run(
+            self.pool.fetchrow, "SELECT * FROM client WHERE id = $1 AND ended_at IS NULL", client_id
+        )
         return Client(row) if row else None
 
     def save_token(self, token: Mapping[str, Any], request: OAuth2Request) -> None:
@@ -170,10 +240,24 @@ async def token_response(
     pool: Pool, headers: Mapping[str, str], form: dict[str, str]
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, JSON body and headers for a request to the token endpoint."""
+    return await _answer(TokenServer(pool).create_token_response, TokenRequest(headers, form))
+
+
+async def endpoint_response(
+    pool: Pool, endpoint: str, headers: Mapping[str, str], form: dict[str, str]
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """The same for ``revocation`` (RFC 7009) and ``introspection`` (RFC 7662)."""
     server = TokenServer(pool)
-    request = TokenRequest(headers, form)
+    return await _answer(
+        lambda request: server.create_endpoint_response(endpoint, request), TokenRequest(headers, form)
+    )
+
+
+async def _answer(
+    answer: Callable[[TokenRequest], tuple[int, Any, dict[str, str]]], request: TokenRequest
+) -> tuple[int, dict[str, Any], dict[str, str]]:
     try:
-        status, body, extra = await anyio.to_thread.run_sync(server.create_token_response, request)
+        status, body, extra = await anyio.to_thread.run_sync(answer, request)
     except ValueError:
         # Authlib decodes the Basic header as it comes, and lets what is no base64 or UTF-8 pass through.
         status, body, extra = 401, {"error": "invalid_client"}, {}
