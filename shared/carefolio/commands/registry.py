@@ -120,6 +120,14 @@ def client_add(
     as_json: Json = False,
 ) -> None:
     """Register a client; its secret is shown once."""
+    from carefolio.record.access import check_scope
+    from carefolio.record.search_terms import SearchError
+
+    for text in scope.split():
+        try:
+            check_scope(text)
+        except SearchError as wrong:
+            raise UsageError(f"not a scope: {text} ({wrong})") from None
     keys = jwks.read_text() if jwks else None
     made = run(lambda pool: registry.add_client(pool, name, organisation, scope, keys))
     show({field: value for field, value in asdict(made).items() if value is not None}, as_json)

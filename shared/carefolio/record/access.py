@@ -6,8 +6,11 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
+from carefolio.fhir.definitions import resource_types
 from carefolio.identity import scopes
+from carefolio.record.search_terms import Arguments, SearchError, condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,31 @@ _COLUMNS = "patient_id, organisations, label, available_from, content, keys, dat
 def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:
     """The predicate of the rows of ``table`` that ``reader`` may read; its values are appended to ``arguments``.
 
-    A system client reads what its organisation contributed. (The value is a subquery, so that plans are the same for
-    everybody and need not be made anew.)
+    A system client reads what its organisation contributed, and of that what its scopes find. (The value is a subquery,
+    so that plans are the same for everybody and need not be made anew.)
     """
     arguments.append([reader.organisation_id])
-    return f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
+    predicate = f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
+    for kind, queries in scopes.restrictions(reader.scope or "").items():
+        allowed = " OR ".join(f"({_found(kind, query, reader, arguments)})" for query in queries)
+        predicate += f" AND ({table}.type <> '{kind}' OR {allowed})"
+    return predicate
+
+
+def _found(kind: str, query: str, reader: Reader, arguments: list[Any]) -> str:
+    """What the query of a scope finds. Raises SearchError where it is none that a client can be registered with."""
+    made = Arguments(values=arguments, organisation_id=reader.organisation_id)
+    return " AND ".join(condition(kind, name, value, made) for name, value in parse_qsl(query, keep_blank_values=True))
+
+
+def check_scope(text: str) -> None:
+    """Raise SearchError where the query of a scope is not one of plain parameters of its type."""
+    scope = scopes.read_scope(text)
+    if scope is not None and scope.query:
+        if scope.type not in resource_types():
+            raise SearchError(text, f"{scope.type} is no resource type")
+        for name, value in parse_qsl(scope.query, keep_blank_values=True) or [("?", "")]:
+            condition(scope.type, name, value, Arguments())
 
 
 def resources(reader: Reader, arguments: list[Any]) -> str:
