@@ -220,6 +220,28 @@ async def test_quantities_in_other_units(app: Hospital, query: str, hit: bool) -
     assert await found(app, f"Observation?patient={number}&value-quantity={query}") == ({weight} if hit else set())
 
 
+@pytest.mark.parametrize(
+    ("near", "hit"),
+    [
+        ("51.5074|-0.1278|1|km", True),
+        ("51.5|-0.1|5", True),
+        ("51.6|-0.1278|5|km", False),
+        ("51.6|-0.1278|20000|m", True),
+        ("51.5074|-0.1278", True),
+        ("48.8566|2.3522|300|[mi_i]", True),
+        ("48.8566|2.3522|100|km", False),
+    ],
+)
+async def test_places_near(app: Hospital, near: str, hit: bool) -> None:
+    tag = {"tag": [{"system": SYSTEM, "code": "london"}]}
+    london = {"resourceType": "Location", "meta": tag, "position": {"latitude": 51.5074, "longitude": -0.1278}}
+    number = await made(app, london)
+    await made(app, {"resourceType": "Location", "meta": tag, "name": "nowhere"})
+    assert (number in await found(app, f"Location?near={near}")) is hit
+    for wrong in ("1", "a|b", "91|0|1", "1|1|1|kg", "1|1|-1"):
+        assert (await send(app, "GET", f"Location?near={wrong}")).status == 400
+
+
 async def test_sorted_by_codes(app: Hospital) -> None:
     tag = unique("s")
     meta = {"tag": [{"system": SYSTEM, "code": tag}]}

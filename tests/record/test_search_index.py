@@ -58,11 +58,13 @@ def test_every_official_example_can_be_indexed() -> None:
 
 _VALUES = {
     "token": "http://x|y", "reference": "Patient/x", "string": "xyzzyplugh", "uri": "http://x", "date": "ge2026-01",
-    "number": "gt1.5", "quantity": "le5.4|http://unitsofmeasure.org|mg",
+    "number": "gt1.5", "special": "51.5|0.1|10|km",
+    "quantity": "le5.4|http://unitsofmeasure.org|mg",
 }  # fmt: skip
 _MODIFIERS = {"token": ("not", "text", "of-type", "missing"), "reference": ("Patient", "identifier", "missing"),
-              "string": ("exact", "contains", "missing"), "uri": ("above", "missing"), "date": ("missing",),
-              "number": ("missing",), "quantity": ("missing",), "composite": ("missing",)}  # fmt: skip
+              "string": ("exact", "contains", "missing"), "uri": ("above", "below", "missing"), "date": ("missing",),
+              "number": ("missing",), "quantity": ("missing",), "composite": ("missing",),
+              "special": ("missing",)}  # fmt: skip
 
 
 async def test_every_parameter_of_every_type_is_good_sql(database: asyncpg.Pool) -> None:

@@ -21,7 +21,8 @@ class Element(NamedTuple):
 
 
 class SearchParameter(NamedTuple):
-    """A search parameter of one type: ``kind`` is token, string, reference, date, number, quantity, uri or composite.
+    """A search parameter of one type: ``kind`` is token, string, reference, date, number, quantity, uri, composite, or
+    special (Location's near).
 
     ``targets`` are the types that a reference may point at; ``components`` of a composite are (code, kind, expression).
     """
@@ -51,8 +52,7 @@ def search_parameters(kind: str) -> dict[str, SearchParameter]:
     return {
         code: SearchParameter(code, of, expression, tuple(targets), tuple((c, k, e) for c, k, e in components))
         for code, (of, expression, targets, components) in _file("search-parameters.json").get(kind, {}).items()
-        # Location's near needs a map.
-        if of != "special" and (of != "composite" or _is_pair(components))
+        if of != "composite" or _is_pair(components)
     }
 
 

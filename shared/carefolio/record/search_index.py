@@ -123,6 +123,11 @@ def _index_value(
     elif kind == "uri":
         keys.add(key(code, str(value)))
         keys.update(key(f"{code}<", above) for above in above_of(str(value)))
+    elif kind == "special":
+        for axis in ("latitude", "longitude"):
+            if isinstance(value, dict) and (degrees := number(value.get(axis))) is not None:
+                keys.update(buckets(f"{code}~{axis}", "number", Interval(degrees, degrees)))
+                ranges.add(range_literal(f"{code}~{axis}", Interval(degrees, degrees)))
     elif kind == "string":
         for part in strings(value):
             keys.add(key(f"{code}:exact", part[:LONGEST]))

@@ -13,7 +13,7 @@ from typing import Any
 from carefolio.fhir.dates import date_range
 from carefolio.fhir.definitions import SearchParameter, resource_types, type_of_path
 from carefolio.fhir.units import UCUM, unit
-from carefolio.record import parameters, words
+from carefolio.record import near, parameters, words
 from carefolio.record import search_index as ix
 from carefolio.record.ids import internal_id
 from carefolio.record.normalise import LONGEST, normalised
@@ -32,6 +32,7 @@ _ALLOWED = {
     "number": {"", "missing"},
     "quantity": {"", "missing"},
     "composite": {"", "missing"},
+    "special": {"", "missing"},
 }
 
 
@@ -282,6 +283,28 @@ def _composite(
     return _alternatives(made)
 
 
+def _special(
+    kind: str, name: str, parameter: SearchParameter, modifier: str, values: list[str], arguments: Arguments
+) -> str:
+    """Location's near. Its columns are read only of what the box leaves: a position is there."""
+    made = []
+    for value in values:
+        try:
+            latitude, longitude, metres = near.asked(unescape(value))
+        except ValueError:
+            reason = "latitude|longitude|distance|units, in degrees and a UCUM unit of length"
+            raise SearchError(name, reason) from None
+        candidates, inside = [], []
+        for axis, span in zip(("latitude", "longitude"), near.box(latitude, longitude, metres), strict=True):
+            band = f"{parameter.code}~{axis}"
+            candidates.append(_keys(arguments, [key(f"{band}#", place) for place in number_cover(span)]))
+            inside.append(_exactly(band, "eq", "number", span, arguments))
+        exact = near.within(*(f"{arguments.add(number)}::float8" for number in (latitude, longitude, metres)))
+        boxed = f"CASE WHEN {' AND '.join(inside)} THEN {exact} ELSE false END"
+        made.append(" AND ".join([*candidates, boxed]))
+    return _alternatives(made)
+
+
 _MAKERS: dict[str, Callable[[str, str, SearchParameter, str, list[str], Arguments], str]] = {
     "token": _token,
     "reference": _reference,
@@ -291,6 +314,7 @@ _MAKERS: dict[str, Callable[[str, str, SearchParameter, str, list[str], Argument
     "number": _measured,
     "quantity": _measured,
     "composite": _composite,
+    "special": _special,
 }
 
 
