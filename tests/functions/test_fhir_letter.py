@@ -228,3 +228,100 @@ async def test_json_patch_knows_true_from_one(app: Hospital) -> None:
     assert (
         await send(app, "PATCH", f"Patient/{number}", wrong, Content_Type="application/json-patch+json")
     ).status == 422
+
+
+async def test_what_is_passed_over_leaves_nothing_behind(app: Hospital) -> None:
+    number = await made(app, patient(gender="male"))
+    path = f"Patient?_id={number}&_filter=gender eq female and nothing eq 1"
+    assert await found_leniently(app, path) == {number}
+    assert (await send(app, "GET", path)).status == 400
+
+
+async def found_leniently(app: Hospital, path: str) -> set[str]:
+    reply = await send(app, "GET", path, Prefer="handling=lenient")
+    assert reply.status == 200, reply.body
+    return {entry["resource"]["id"] for entry in reply.json["entry"] if entry["search"]["mode"] == "match"}
+
+
+@pytest.mark.parametrize("sort", ["_id", "-_id", "birthdate,_id", "_lastUpdated,-_id"])
+async def test_pages_in_the_order_of_ids(app: Hospital, sort: str) -> None:
+    tag = unique("page")
+    numbers = {await made(app, patient(meta={"tag": [{"code": tag}]})) for _ in range(5)}
+    path, seen = f"Patient?_tag={tag}&_sort={sort}&_count=2", list[str]()
+    while path:
+        reply = await send(app, "GET", path)
+        assert reply.status == 200, reply.body
+        seen += [entry["resource"]["id"] for entry in reply.json["entry"]]
+        following = (link["url"] for link in reply.json["link"] if link["relation"] == "next")
+        path = next(following, "").partition("/fhir/R4/")[2]
+    assert sorted(seen) == sorted(numbers)
+
+
+async def test_another_servers_patient_is_not_ours(app: Hospital) -> None:
+    family = unique("Own")
+    number = await made(app, patient(name=[{"family": family}]))
+    other = observation("x", subject={"reference": f"http://other.example/fhir/Patient/{number}"})
+    about = await made(app, other)
+    for query in (f"subject={number}", f"subject:Patient.name={family}", f"patient:Patient.family={family}"):
+        assert await found(app, f"Observation?{query}") == set(), query
+    assert await found(app, f"Observation?subject=http://other.example/fhir/Patient/{number}") == {about}
+    whole = await send(app, "GET", f"Patient?_id={number}&_revinclude=Observation:subject")
+    assert [entry["resource"]["id"] for entry in whole.json["entry"]] == [number]
+    own = await made(app, observation("x", subject={"reference": f"{app.installation.url}/fhir/R4/Patient/{number}"}))
+    assert await found(app, f"Observation?subject:Patient.name={family}") == {own}
+
+
+async def test_one_condition_twice_in_a_transaction_makes_one(app: Hospital) -> None:
+    value = unique("once")
+    entry = {
+        "resource": patient(value),
+        "request": {"method": "POST", "url": "Patient", "ifNoneExist": f"identifier={SYSTEM}|{value}"},
+    }
+    bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [entry, entry]}
+    reply = await send(app, "POST", "", bundle, Prefer="return=minimal")
+    assert [each["response"]["status"][:3] for each in reply.json["entry"]] == ["201", "200"]
+    assert all("resource" not in each for each in reply.json["entry"])
+    assert len(await found(app, f"Patient?identifier={SYSTEM}|{value}")) == 1
+
+
+async def test_a_transaction_whose_read_fails_writes_nothing(app: Hospital) -> None:
+    value = unique("read")
+    number = unique("own-")
+    write = {"resource": patient(value, id=number), "request": {"method": "PUT", "url": f"Patient/{number}"}}
+    for url, status in (("Patient/nothing", 404), ("Foo/1", 404), (1, 400), (f"Patient/{number}", 200)):
+        entries = [write, {"request": {"method": "GET", "url": url}}]
+        reply = await send(app, "POST", "", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+        assert reply.status == status, (url, reply.body)
+        assert len(await found(app, f"Patient?identifier={SYSTEM}|{value}")) == (status == 200)
+
+
+async def test_a_history_tells_what_was_answered(app: Hospital) -> None:
+    number = await made(app, patient())
+    await send(app, "DELETE", f"Patient/{number}")
+    assert (await send(app, "PUT", f"Patient/{number}", patient(id=number))).status == 201
+    history = (await send(app, "GET", f"Patient/{number}/_history")).json
+    assert [entry["response"]["status"] for entry in history["entry"]] == ["201", "204", "201"]
+    assert (await send(app, "GET", f"Patient/{number}?_at=")).status == 400
+    assert (await send(app, "GET", f"Patient/{number}", Accept="application/fhir+json; fhirVersion=3.0")).status == 406
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        {"_birthDate": {"id": "a"}},
+        {"name": [{"_given": [{"id": "x"}]}]},
+        {"contained": [{"resourceType": "Organization", "id": "a", "name": "x"}]},
+        {"managingOrganization": {"reference": "#nope"}},
+        {"photo": [{"data": "AAAA"}]},
+        {"text": {"status": "generated", "div": '<div xmlns="http://www.w3.org/1999/xhtml">&foo;</div>'}},
+        {"extension": [{"url": "urn:x", "valueRatio": {"numerator": {"value": 1}}}]},
+        {"extension": [{"url": "urn:x", "valueTiming": {"repeat": {"period": 1}}}]},
+    ],
+)
+async def test_invariants(app: Hospital, element: dict[str, Any]) -> None:
+    assert (await send(app, "POST", "Patient", patient(**element))).status == 422
+
+
+async def test_words_between_xml_elements(app: Hospital) -> None:
+    document = '<Patient xmlns="http://hl7.org/fhir"><active value="true">lost words</active></Patient>'
+    assert (await send(app, "POST", "Patient", document, Content_Type="application/fhir+xml")).status == 400

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.record import places
 from carefolio.record import search_index as ix
+from carefolio.record.arguments import Arguments
 from carefolio.record.places import Interval
-from carefolio.record.search_terms import Arguments, condition
+from carefolio.record.search_terms import condition
 
 EXAMPLES = Path(__file__).parents[3] / "shared/fhir/r4-official-examples.ndjson.gz"
 _DAY = Decimal(86_400_000_000)

@@ -121,7 +121,7 @@ def client_add(
 ) -> None:
     """Register a client; its secret is shown once."""
     from carefolio.record.access import check_scope
-    from carefolio.record.search_terms import SearchError
+    from carefolio.record.arguments import SearchError
 
     for text in scope.split():
         try:

@@ -42,9 +42,9 @@ from carefolio.fhir.patch import fhirpath_patch, json_patch, merge_patch
 from carefolio.identity import discovery, scopes
 from carefolio.identity.tokens import Token
 from carefolio.record import capability, provenance, reading, resources, search
+from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
-from carefolio.record.search_terms import SearchError
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 

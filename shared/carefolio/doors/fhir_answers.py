@@ -192,7 +192,7 @@ def _version(version: Version) -> str:
     gone = version.content is None
     method = "DELETE" if gone else "POST" if version.version == 1 else "PUT"
     url = version.type if method == "POST" else where
-    status = "204" if gone else "201" if version.version == 1 else "200"
+    status = "204" if gone else "201" if version.is_new else "200"
     said = {"status": status, "etag": f'W/"{version.version}"', "lastModified": instant(version.at)}
     head = f'{{"fullUrl":"{base()}/{where}",'
     if not gone:
@@ -201,8 +201,8 @@ def _version(version: Version) -> str:
     return head + f'"request":{request},"response":{orjson.dumps(said).decode()}}}'
 
 
-def entry_of(result: Result) -> str:
-    """A write's entry in the answer to a batch or a transaction."""
+def entry_of(result: Result, wanted: str = "representation") -> str:
+    """A write's entry in the answer to a batch or a transaction; ``wanted`` is what Prefer: return asks for."""
     statuses = {200: "200 OK", 201: "201 Created", 204: "204 No Content"}
     said: dict[str, Any] = {"status": statuses[result.status], "lastModified": instant(result.at)}
     if result.version:
@@ -210,7 +210,9 @@ def entry_of(result: Result) -> str:
     if result.id and result.content is not None:
         said["location"] = f"{base()}/{result.type}/{result.id}/_history/{result.version}"
     response = orjson.dumps(said).decode()
-    return f'{{"resource":{result.content},"response":{response}}}' if result.content else f'{{"response":{response}}}'
+    if result.content is None or wanted != "representation":
+        return f'{{"response":{response}}}'
+    return f'{{"resource":{result.content},"response":{response}}}'
 
 
 def failed_entry(failure: FhirError) -> str:

@@ -27,8 +27,8 @@ from carefolio.identity.tokens import Token
 from carefolio.mapping.serialise import dumps
 from carefolio.record import resources
 from carefolio.record.access import Reader
+from carefolio.record.arguments import SearchError
 from carefolio.record.resources import Operation, Patch
-from carefolio.record.search_terms import SearchError
 
 _URL = re.compile(r"/?([A-Za-z]+)(?:/([A-Za-z0-9\-.]{1,64}))?(?:\?(.*))?\Z", re.DOTALL)
 _RIGHTS = {"POST": "c", "PUT": "u", "PATCH": "u", "DELETE": "d", "GET": "r", "HEAD": "r"}
@@ -57,8 +57,10 @@ async def transaction(pool: Pool, reader: Reader, token: Token, entries: Sequenc
             reads.append(number)
         else:
             operations.append((number, _operation(token, entry, method, place)))
+    await _check_reads(request, [(number, entries[number]) for number in reads], [each for _, each in operations])
     results = await resources.commit(pool, reader, [each for _, each in operations], answers.base())
-    made = {number: answers.entry_of(result) for (number, _), result in zip(operations, results, strict=True)}
+    wanted = answers.preferences(request).get("return", "representation")
+    made = {number: answers.entry_of(result, wanted) for (number, _), result in zip(operations, results, strict=True)}
     for number in reads:
         made[number] = await _read(request, entries[number])
     return [made[number] for number in range(len(entries))]
@@ -76,7 +78,7 @@ async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]
                 continue
             operation = _operation(token, entry, method, place)
             (result,) = await resources.commit(pool, reader, [operation], answers.base())
-            made.append(answers.entry_of(result))
+            made.append(answers.entry_of(result, answers.preferences(request).get("return", "representation")))
         except FhirError as failure:
             made.append(answers.failed_entry(failure))
         except SearchError as failure:
@@ -87,6 +89,8 @@ async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]
 def _method(entry: Any, place: str) -> str:
     asked = entry.get("request") if isinstance(entry, dict) else None
     method = asked.get("method") if isinstance(asked, dict) else None
+    if isinstance(asked, dict) and not isinstance(asked.get("url"), str):
+        raise error(400, "value", "the address of an entry is a JSON string", f"{place}.request.url")
     if method not in _RIGHTS:
         raise error(400, "required", "an entry has a request with a method", f"{place}.request.method")
     return str(method)
@@ -140,8 +144,34 @@ def _patch(resource: Any, place: str) -> Patch:
     return lambda patched: fhirpath_patch(patched, resource)
 
 
+async def _check_reads(
+    request: Request, entries: Sequence[tuple[int, dict[str, Any]]], operations: Sequence[Operation]
+) -> None:
+    """Raise FhirError where a transaction's GET will fail: then nothing is written."""
+    written = {f"{operation.type}/{operation.id}" for operation in operations}
+    for number, entry in entries:
+        status, _, body = await _asked(request, entry)
+        url = str(entry["request"].get("url")).removeprefix(answers.base()).strip("/").partition("?")[0]
+        if status >= HTTPStatus.BAD_REQUEST and url not in written:
+            place = f"Bundle.entry[{number}]"
+            said = text.loads(body)["issue"][0]
+            raise error(status, said["code"], said.get("diagnostics", "it cannot be read"), place)
+
+
 async def _read(request: Request, entry: dict[str, Any]) -> str:
-    """A GET entry: any interaction that reads, as a request of its own with the same token."""
+    """A GET entry: any interaction that reads."""
+    status, found, body = await _asked(request, entry)
+    said: dict[str, Any] = {"status": f"{status} {HTTPStatus(status).phrase}"}
+    if etag := found.get("etag"):
+        said["etag"] = etag
+    if status >= HTTPStatus.BAD_REQUEST:
+        return dumps({"response": said | {"outcome": text.loads(body)}}).decode()
+    resource = f'"resource":{body.decode()},' if body else ""
+    return f'{{{resource}"response":{dumps(said).decode()}}}'
+
+
+async def _asked(request: Request, entry: dict[str, Any]) -> tuple[int, Headers, bytes]:
+    """A GET entry as a request of its own with the same token."""
     asked = entry["request"]
     path, _, query = str(asked.get("url", "")).removeprefix(answers.base()).lstrip("/").partition("?")
     conditions = {"ifNoneMatch": b"if-none-match", "ifModifiedSince": b"if-modified-since"}
@@ -167,10 +197,4 @@ async def _read(request: Request, entry: dict[str, Any]) -> str:
             body += message.get("body", b"")
 
     await request.scope["fhir.door"](scope, request.receive, collect)
-    said = {"status": f"{status} {HTTPStatus(status).phrase}"}
-    if etag := found.get("etag"):
-        said["etag"] = etag
-    if status >= HTTPStatus.BAD_REQUEST:
-        return dumps({"response": said | {"outcome": text.loads(body)}}).decode()
-    resource = f'"resource":{body.decode()},' if body else ""
-    return f'{{{resource}"response":{dumps(said).decode()}}}'
+    return status, found, body

@@ -63,6 +63,9 @@ def _wanted(scope: Scope) -> str | None:
         quality = float(match.group(1)) if (match := _QUALITY.search(part)) else 1.0
         if quality == 0 and media in _NAMES:
             refused.add(_NAMES[media])
+        version = _FHIR_VERSION.search(part)
+        if version and not version.group(1).startswith("4.0"):
+            continue
         any_form = "xml" if "json" in refused else "json"
         found = _NAMES.get(media) or (any_form if media in _ANY else None)
         if found and quality > best:

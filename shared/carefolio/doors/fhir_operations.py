@@ -21,9 +21,9 @@ from carefolio.fhir.validation import Issue, validate
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
 from carefolio.record import reading, resources, search
+from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
-from carefolio.record.search_terms import SearchError
 
 
 async def everything(request: Request) -> Response:

@@ -14,13 +14,13 @@ from starlette.requests import Request
 from carefolio.cloud.http import read_body
 from carefolio.doors import fhir_binary, fhir_formats
 from carefolio.fhir.dates import date_range
-from carefolio.fhir.definitions import resource_types
+from carefolio.fhir.definitions import NO_ENDPOINT, resource_types
 from carefolio.fhir.errors import error
 from carefolio.identity.tokens import Token
 from carefolio.record import resources, search
 from carefolio.record.access import Reader
+from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
-from carefolio.record.search_terms import SearchError
 
 LONGEST = 10 * 1024 * 1024
 _LONGEST_FORM = 64 * 1024
@@ -35,14 +35,14 @@ FORM = ("_format", "_pretty")
 def reader_of(token: Token, request: Request | None = None) -> Reader:
     """Who reads; with ``_at`` in the request's query, as of when."""
     at = request.query_params.get("_at") if request is not None else None
-    moment = search.moment_of(at) if at else None
+    moment = search.moment_of(at) if at is not None else None
     return Reader(f"client/{token.client_id}", token.organisation_id, token.scope, moment)
 
 
 def type_of(request: Request) -> str:
     """The type in the address. Raises FhirError, also for a form that is not served."""
     kind = str(request.path_params["type"])
-    if kind not in resource_types():
+    if kind not in resource_types() or kind in NO_ENDPOINT:
         raise error(404, "not-supported", "no such resource type in FHIR R4")
     fhir_formats.check_format(request)
     return kind

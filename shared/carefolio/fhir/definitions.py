@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+# Resources that come and go, and are not kept (R4 2.1.6.0.1).
+NO_ENDPOINT = frozenset({"Parameters"})
+
 
 class Element(NamedTuple):
     """One element of a type. ``most`` 0 is any number; ``codes`` are those of a required binding, None where they are

@@ -36,6 +36,8 @@ def plain_entities(div: str) -> str:
 
 def narrative_fault(div: str) -> str:
     """What is wrong with a narrative (R4 2.4.0, txt-1); empty where nothing is."""
+    if any(unescape(name) == name for name in _ENTITY.findall(div)):
+        return "a character of no known name"
     try:
         root = tree(plain_entities(div))
     except ValueError:

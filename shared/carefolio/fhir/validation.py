@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple
 
-from carefolio.fhir.definitions import Element, elements, primitives, resource_types
+from carefolio.fhir.definitions import Element, all_types, elements, primitives, resource_types
 from carefolio.fhir.markup import narrative_fault
 
 # How deep a resource may nest: contained resources, extensions, questionnaires.
@@ -119,6 +119,10 @@ def _shadow(content: Any, element: Element, path: str, beside: bool, values: Any
         if not isinstance(item, dict):
             yield Issue("structure", path, "the extensions of a primitive are an object")
             continue
+        at = items.index(item)
+        value = values[at] if element.most != 1 and isinstance(values, list) and at < len(values) else values
+        if "extension" not in item and (not beside or value is None):
+            yield Issue("invariant", path, "ele-1: an element has a value or children")
         yield from _complex(item, "Element", path, depth + 1)
 
 
@@ -256,13 +260,33 @@ def _rules(value: dict[str, Any], kind: str, path: str) -> Iterator[Issue]:
         and (value["low"]["value"] > value["high"]["value"])
     ):
         yield Issue("invariant", path, "rng-2: low is above high")
+    elif kind == "Attachment" and "data" in value and "contentType" not in value:
+        yield Issue("invariant", path, "att-1: the type of what is attached is needed")
+    elif kind == "Ratio" and ("numerator" in value) != ("denominator" in value):
+        yield Issue("invariant", path, "rat-1: a ratio has a numerator and a denominator")
+    elif kind == "Timing.repeat":
+        yield from _repeat(value, path)
     elif kind == "Observation.referenceRange" and not {"low", "high", "text"} & value.keys():
         yield Issue("invariant", path, "obs-3: a range has low, high or text")
-    if kind in resource_types() and isinstance(value.get("contained"), list):
-        yield from _contained(value, path)
+    # The resources of a Bundle have their own names.
+    if kind in resource_types() and path == kind and kind not in ("Bundle", "Parameters"):
+        there = value.get("contained")
+        if isinstance(there, list):
+            yield from _contained(value, path)
+        known = {inner.get("id") for inner in there if isinstance(inner, dict)} if isinstance(there, list) else set()
+        if set(_fragments(value)) - known - {""}:
+            yield Issue("invariant", path, "ref-1: a reference names something that is not contained")
 
 
 _QUANTITIES = frozenset({"Quantity", "Age", "Count", "Distance", "Duration", "SimpleQuantity"})
+
+
+def _repeat(value: dict[str, Any], path: str) -> Iterator[Issue]:
+    for name, rule in (("duration", "tim-1"), ("period", "tim-2")):
+        if name in value and f"{name}Unit" not in value:
+            yield Issue("invariant", path, f"{rule}: a {name} has a unit")
+        if isinstance(value.get(name), int | Decimal) and value[name] < 0:
+            yield Issue("invariant", path, f"tim-4, tim-5: a {name} is not negative")
 
 
 def _is_number(quantity: Any) -> bool:
@@ -286,6 +310,38 @@ def _contained(resource: dict[str, Any], path: str) -> Iterator[Issue]:
         if inner.get("id") is None or inner["id"] in seen:
             yield Issue("invariant", here, "what is contained has an id of its own, to be referred to by")
         seen.add(inner.get("id"))
+    referred = set(_fragments(resource))
+    for name in seen - referred - {None}:
+        number = next(n for n, inner in enumerate(resource["contained"]) if inner.get("id") == name)
+        # dom-3 lets what refers to its container pass.
+        if not any(fragment == "" for fragment in _fragments(resource["contained"][number])):
+            yield Issue("invariant", f"{path}.contained[{number}]", "dom-3: what is contained is referred to")
+
+
+def _fragments(value: Any) -> Iterator[str]:
+    """The names within a resource that it refers to (``#a``)."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if isinstance(inner, str):
+                if inner.startswith("#") and name in ("reference", *_CANONICAL):
+                    yield inner[1:]
+            elif isinstance(inner, list) and name in _CANONICAL:
+                yield from (item[1:] for item in inner if isinstance(item, str) and item.startswith("#"))
+                yield from _fragments(inner)
+            else:
+                yield from _fragments(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _fragments(inner)
+
+
+# Elements that are canonical or uri, and may name what is contained.
+_CANONICAL = frozenset(
+    name
+    for kind in all_types()
+    for name, element in elements(kind).items()
+    if element.type in ("canonical", "uri", "url")
+)
 
 
 _EMPTY_REFERENCE = re.compile(r"[A-Za-z]+/?\Z")

@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl
 
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import scopes
-from carefolio.record.search_terms import Arguments, SearchError, condition
+from carefolio.record.arguments import Arguments, SearchError
+from carefolio.record.search_terms import condition
 
 
 @dataclass(frozen=True, slots=True)

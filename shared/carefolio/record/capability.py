@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from carefolio.fhir.definitions import resource_types, search_parameters
+from carefolio.fhir.definitions import NO_ENDPOINT, resource_types, search_parameters
 from carefolio.record.search_terms import COMMON
 
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
@@ -37,7 +37,7 @@ def statement(base: str, when: str) -> dict[str, Any]:
                         }
                     ],
                 },
-                "resource": [_resource(kind) for kind in sorted(resource_types())],
+                "resource": [_resource(kind) for kind in sorted(resource_types() - NO_ENDPOINT)],
                 "interaction": [{"code": code} for code in ("transaction", "batch", "history-system", "search-system")],
             }
         ],
@@ -50,7 +50,7 @@ def _resource(kind: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "type": kind,
         "interaction": [{"code": code} for code in _INTERACTIONS],
-        "versioning": "versioned-update",
+        "versioning": "versioned",
         "readHistory": True,
         "updateCreate": True,
         "conditionalCreate": True,

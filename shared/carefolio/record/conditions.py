@@ -13,19 +13,12 @@ from carefolio.fhir.definitions import SearchParameter, compartment, resource_ty
 from carefolio.fhir.paths import compile_path
 from carefolio.record import parameters
 from carefolio.record.access import Reader, of_person, readable, resources
+from carefolio.record.arguments import Arguments, SearchError, UnknownParameterError
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.places import key
 from carefolio.record.search_filter import Comparison, Expression, compared, parse
-from carefolio.record.search_terms import (
-    COMMON,
-    Arguments,
-    SearchError,
-    UnknownParameterError,
-    condition,
-    reference_of,
-    split,
-)
+from carefolio.record.search_terms import COMMON, condition, reference_of, split
 
 # Chains go through at most so many resources.
 _MOST_LINKED = 10_000

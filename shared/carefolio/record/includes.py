@@ -14,9 +14,9 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.fhir.paths import compile_path
 from carefolio.record.access import Reader, readable, resources
+from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.places import key
-from carefolio.record.search_terms import Arguments, SearchError
 
 MOST_INCLUDED = 2000
 _DEEPEST_INCLUDE = 6

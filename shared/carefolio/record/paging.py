@@ -15,8 +15,8 @@ import orjson
 
 from carefolio.fhir.definitions import SearchParameter, search_parameters, type_of_path
 from carefolio.record import search_index as ix
+from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.places import LIMIT, Interval, range_literal
-from carefolio.record.search_terms import Arguments, SearchError
 
 
 def order_by(kinds: Sequence[str], text: str) -> tuple[str, bool]:
@@ -74,7 +74,8 @@ def _text(value: Any) -> list[str] | None:
         return None
     if isinstance(value, datetime):
         return ["t", value.isoformat()]
-    return [{Decimal: "n", uuid.UUID: "u"}.get(type(value), "s"), str(value)]
+    # asyncpg's UUID is a class of its own.
+    return ["u" if isinstance(value, uuid.UUID) else "n" if isinstance(value, Decimal) else "s", str(value)]
 
 
 def after(order: Sequence[tuple[str, bool]], cursor: str, arguments: Arguments) -> str:

@@ -20,13 +20,17 @@ _REFERENCE = re.compile(r'"reference": ?"(Practitioner|PractitionerRole|Organiza
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of a resource; ``content`` is None where it says that the resource is gone."""
+    """One version of a resource; ``content`` is None where it says that the resource is gone.
+
+    ``is_new`` tells of a version in a history that it made the resource, first or once more.
+    """
 
     type: str
     id: uuid.UUID
     version: int
     at: datetime
     content: str | None
+    is_new: bool = False
 
 
 @dataclass(slots=True)
@@ -120,11 +124,17 @@ async def history(
             SELECT DISTINCT $1, $2::uuid, 'history', page.patient_id, $3::text, $4::uuid
             FROM (SELECT) AS always LEFT JOIN page ON true
         )
-        SELECT * FROM page ORDER BY at DESC, id DESC, version DESC
+        SELECT page.*, version = 1 OR EXISTS (
+            SELECT FROM resource_history before
+            WHERE before.id = page.id AND before.version = page.version - 1 AND before.content IS NULL
+        ) AS is_new
+        FROM page ORDER BY at DESC, id DESC, version DESC
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
-    made = History([Version(r["type"], r["id"], r["version"], r["at"], r["content"]) for r in rows[:count]])
+    made = History(
+        [Version(r["type"], r["id"], r["version"], r["at"], r["content"], r["is_new"]) for r in rows[:count]]
+    )
     if len(rows) > count:
         last = made.versions[-1]
         made.cursor = (last.at, last.id, last.version)

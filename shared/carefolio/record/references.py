@@ -10,8 +10,8 @@ from carefolio.cloud.database import Connection
 from carefolio.fhir.errors import error
 from carefolio.record import search
 from carefolio.record.access import Reader
+from carefolio.record.arguments import SearchError
 from carefolio.record.includes import logical_id
-from carefolio.record.search_terms import SearchError
 
 
 async def resolved(

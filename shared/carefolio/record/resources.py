@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import dataclasses
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -153,14 +154,16 @@ async def _commit(
     several: list[_Work] = []
     for each in work:
         several += await _find(connection, made, each)
+    again = _once(work)
     await _know(connection, made, [*work, *several], locking=locking)
     _check_twice([*work, *several])
     for each in work:
         if each.operation.full_url and each.id:
             made.names |= names_of(each.operation.full_url, f"{each.operation.type}/{each.id}")
+    waiting = [later for later, _ in again]
     for method in ("DELETE", "POST", "PUT", "PATCH"):
         for each in (*work, *several):
-            if each.operation.method == method and each.done is None:
+            if each.operation.method == method and each.done is None and each not in waiting:
                 await _do(connection, made, each)
     rows = sorted(made.rows.values(), key=lambda row: row.id)
     if rows:
@@ -178,10 +181,27 @@ async def _commit(
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
         if settings().referential_integrity:
             await integrity.check(connection, rows, base)
+    for later, first in again:
+        assert first.done is not None
+        later.done = dataclasses.replace(first.done, status=200)
     for each in work:
         if each.operation.many and each.done:
             each.done.deleted = sum(1 for other in several if other.operation is each.operation)
     return [each.done for each in work if each.done is not None]
+
+
+def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:
+    """Creates of one condition in one transaction make one resource: (a later one, the first)."""
+    first: dict[str, _Work] = {}
+    again = []
+    for each in work:
+        if each.operation.method == "POST" and each.operation.query is not None and each.done is None:
+            name = f"{each.operation.type}?{sorted(each.operation.query)}"
+            if name in first:
+                each.id, each.number, each.fresh = first[name].id, None, True
+                again.append((each, first[name]))
+            first.setdefault(name, each)
+    return again
 
 
 async def _lock_queries(connection: Connection, operations: Sequence[Operation]) -> None:

@@ -17,10 +17,10 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.dates import date_range
 from carefolio.record import parameters
 from carefolio.record.access import Reader, of_person, readable, resources
+from carefolio.record.arguments import Arguments, SearchError, UnknownParameterError
 from carefolio.record.conditions import Conditions
 from carefolio.record.includes import Found, include
 from carefolio.record.paging import after, cursor_of, order_by
-from carefolio.record.search_terms import Arguments, SearchError, UnknownParameterError
 
 DEFAULT_COUNT = 50
 MAX_COUNT = 1000
@@ -91,11 +91,14 @@ async def search(
         records = of_person(arguments.add([patient]) + "::uuid[]", reader, arguments.values)
         conditions.append(f"patient_id = ANY({records})")
     for name, value in asked.terms:
+        before = len(arguments.values)
         try:
             conditions.append(await made.of(kinds, name, value, arguments))
         except UnknownParameterError as unknown:
             if strict or (strict is None and not unknown.parameter.startswith("_")):
                 raise
+            # PostgreSQL takes no value that its statement does not name.
+            del arguments.values[before:]
             page.ignored.append(name)
         if parameters.is_unfinished(name.partition(":")[0], reader.organisation_id):
             page.unfinished.append(name)

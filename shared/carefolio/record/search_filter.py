@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from carefolio.record import parameters
-from carefolio.record.search_terms import COMMON, Arguments, SearchError, UnknownParameterError, condition, ending
+from carefolio.record.arguments import Arguments, SearchError, UnknownParameterError
+from carefolio.record.search_terms import COMMON, condition, ending
 
 _TOKEN = re.compile(r'\s*(?:(?P<text>"(?:[^"\\]|\\.)*")|(?P<sign>[()\[\]])|(?P<word>[^\s()\[\]"]+))')
 _LONGEST = 2000

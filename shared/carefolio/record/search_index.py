@@ -13,6 +13,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from carefolio.cloud.settings import settings
 from carefolio.fhir.dates import DateRange, date_range_of
 from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
 from carefolio.fhir.paths import Values, compile_path
@@ -222,6 +223,9 @@ def tokens(value: Any) -> Iterator[str]:
             if code is not None:
                 yield str(code)
                 yield f"{system}|{code}"
+                if "@" in str(code):
+                    # An e-mail address is the same in any case.
+                    yield str(code).lower()
             if system:
                 yield f"{system}|"
         for coding in value.get("type", {}).get("coding", []) if isinstance(value.get("type"), dict) else []:
@@ -256,8 +260,10 @@ def references(value: Any) -> Iterator[str]:
         yield target
         if plain != target:
             yield plain
-        parts = plain.split("/")
-        if len(parts) >= 2:
+        own = f"{settings().public_url}/fhir/R4/"
+        # What another server calls Patient/1 is not ours.
+        parts = plain.removeprefix(own).split("/")
+        if len(parts) == 2:
             yield f"{parts[-2]}/{parts[-1]}"
             yield parts[-1]
     if isinstance(identifier := value.get("identifier"), dict):
