@@ -279,7 +279,8 @@ def _column(name: str, value: str, start: str, end: str, arguments: Arguments) -
         high = high + slack if _LAST - high > slack else _LAST
     first, last = arguments.typed(low, "timestamptz"), arguments.typed(high, "timestamptz")
     point = start == end
-    inside = f"({start} >= {first} AND {end} {'<' if point else '<='} {last})"
+    # That it starts before the end follows from the rest, and bounds what an index looks at.
+    inside = f"({start} >= {first} AND {start} <= {last} AND {end} {'<' if point else '<='} {last})"
     after = f"{end} {'>=' if point else '>'} {last}"
     return {
         "eq": inside,
