@@ -322,6 +322,9 @@ async def test_an_nhs_number_is_one_records(app: Hospital, hospital: Hospital) -
     identifier = [{"system": "https://fhir.nhs.uk/Id/nhs-number", "value": taken}]
     reply = await send(app, "POST", "Patient", {"resourceType": "Patient", "identifier": identifier})
     assert (reply.status, reply.json["issue"][0]["code"]) == (409, "duplicate")
+    identifier.insert(0, {"system": "https://fhir.nhs.uk/Id/nhs-number", "value": nhs()})
+    reply = await send(app, "POST", "Patient", {"resourceType": "Patient", "identifier": identifier})
+    assert reply.status == 409
 
 
 async def test_a_rebuild_leaves_what_apps_wrote(app: Hospital) -> None:

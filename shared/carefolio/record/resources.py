@@ -25,8 +25,7 @@ from carefolio.fhir.definitions import compartment, search_parameters
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
-from carefolio.mapping.patient import nhs_number
-from carefolio.record import integrity, matching, parameters, search
+from carefolio.record import integrity, national, parameters, search
 from carefolio.record.access import Reader
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
@@ -37,7 +36,6 @@ from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
 
 _TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
-_NHS = "https://fhir.nhs.uk/Id/nhs-number"
 _MOST_CONDITIONAL = 500
 _turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str, str], asyncio.Lock] = WeakValueDictionary()
 Patch = Callable[[dict[str, Any]], dict[str, Any]]
@@ -140,7 +138,7 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
     first = operations[0]
     if first.type == "Patient":
         # His NHS number is written too.
-        return first.method == "DELETE" or (first.resource is not None and not _nhs_numbers(first.resource))
+        return first.method == "DELETE" or (first.resource is not None and not national.nhs_numbers(first.resource))
     return first.type != "SearchParameter"
 
 
@@ -175,7 +173,7 @@ async def _commit(
             raise error(422, "business-rule", "the patient is not known to this client") from None
         for row in rows:
             if row.type == "Patient" and row.content:
-                await _identifiers(connection, row.id, text.loads(row.content))
+                await national.register(connection, row.id, text.loads(row.content))
             if row.type == "SearchParameter":
                 changed = text.loads(row.content) if row.content else None
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
@@ -380,32 +378,3 @@ def patient_of(resource: dict[str, Any], number: uuid.UUID, base: str) -> uuid.U
                 if of == "Patient":
                     return internal_id("Patient", name)
     return None
-
-
-def _nhs_numbers(resource: dict[str, Any]) -> list[str]:
-    return [
-        digits
-        for identifier in resource.get("identifier", [])
-        if identifier.get("system") == _NHS and (digits := nhs_number(str(identifier.get("value", ""))))
-    ]
-
-
-async def _identifiers(connection: Connection, patient: uuid.UUID, resource: dict[str, Any]) -> None:
-    """The NHS number of a Patient finds his record, and nobody else's."""
-    numbers = _nhs_numbers(resource)
-    if not numbers:
-        return
-    taken = await connection.fetchval(
-        """
-        INSERT INTO patient_identifier (owner, system, value, patient_id)
-        SELECT $1, $2, value, $4 FROM unnest($3::text[]) AS t (value)
-        ON CONFLICT (owner, system, value) DO UPDATE SET owner = excluded.owner
-        RETURNING nullif(patient_id, $4)
-        """,
-        matching.NATIONAL,
-        _NHS,
-        numbers,
-        patient,
-    )
-    if taken is not None:
-        raise error(409, "duplicate", "the NHS number is on another record", "Patient.identifier")
