@@ -23,6 +23,7 @@ from carefolio.record.rows import Row, make_row
 PER_PATIENT = 50
 _BATCH = 200
 _LOINC = "http://loinc.org"
+_INTERPRETATION = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
 CODES = ("29463-7", "8302-2", "8867-4", "2339-0", "718-7", "2947-0", "6298-4", "2069-3", "4548-4", "33914-3")
 _SYLLABLES = ("an", "be", "cor", "da", "el", "far", "go", "hil", "is", "jo", "ka", "lor", "mi", "nor", "ol", "pe", "ro")
 _COLUMNS = (
@@ -86,6 +87,17 @@ def _resources(patient: int) -> Iterator[dict[str, Any]]:
             "encounter": {"reference": f"Encounter/{number}-e{result % 3}"},
             "effectiveDateTime": (moment + timedelta(days=result)).isoformat(),
             "valueQuantity": {"value": value, "unit": "kg", "system": "http://unitsofmeasure.org", "code": "kg"},
+            # What a laboratory says besides.
+            "identifier": [{"system": "urn:growth:filler", "value": f"{number}-{result}"}],
+            "issued": (moment + timedelta(days=result, hours=2)).isoformat(timespec="seconds"),
+            "performer": [{"reference": f"Organization/lab{patient % 20}", "display": "Pathology, County Hospital"}],
+            "interpretation": [{"coding": [{"system": _INTERPRETATION, "code": "N", "display": "Normal"}]}],
+            "referenceRange": [
+                {"low": {"value": 50, "unit": "kg"}, "high": {"value": 90, "unit": "kg"}, "text": "50 to 90 kg"}
+            ],
+            "note": [
+                {"text": "Sample haemolysed slightly; the result was checked and authorised by the duty biochemist."}
+            ],
         }
 
 
