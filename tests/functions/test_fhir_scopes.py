@@ -45,6 +45,18 @@ async def test_a_scope_with_a_query_opens_what_it_finds(app: Hospital) -> None:
     assert await found(whole, f"Observation?patient={number}") == {shown, hidden}
 
 
+async def test_nobody_writes_over_what_his_scope_hides(app: Hospital) -> None:
+    number = await made(app, patient())
+    hidden = await made(app, observation(number))
+    other = await restricted(app, "system/Patient.rs system/Observation.rs?category=laboratory system/Observation.cud")
+    patch = [{"op": "add", "path": "/language", "value": "en"}]
+    reply = await send(other, "PATCH", f"Observation/{hidden}", patch, Content_Type="application/json-patch+json")
+    assert (reply.status, b"valueQuantity" in reply.body) == (403, False)
+    assert (await send(other, "PUT", f"Observation/{hidden}", observation(number, id=hidden))).status == 403
+    assert (await send(other, "DELETE", f"Observation/{hidden}")).status == 403
+    assert (await send(other, "POST", "Observation", observation(number))).status == 201
+
+
 async def test_scopes_that_cannot_be(app: Hospital) -> None:
     for scope in (
         "system/*.rs?category=laboratory",

@@ -30,6 +30,11 @@ class Reader:
         """Whether the scope allows ``right`` (a letter of ``cruds``) on a type: what a search goes through counts."""
         return self.scope is None or scopes.permits(self.scope, kind, right)
 
+    @property
+    def is_restricted(self) -> bool:
+        """Whether a scope has a query, so that not all of a type is open."""
+        return bool(scopes.restrictions(self.scope or ""))
+
 
 _COLUMNS = "patient_id, organisations, label, available_from, content, keys, date_from, date_to, texts, ranges"
 

@@ -26,7 +26,7 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
 from carefolio.record import integrity, national, parameters, search
-from carefolio.record.access import Reader
+from carefolio.record.access import Reader, readable
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.labels import label_in
@@ -263,12 +263,25 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
         await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
     kinds = {each.operation.type for each in work}
     there = await known(connection, numbers, sorted(kinds), aliases=False)
+    hidden = await _hidden(connection, made.reader, list(there)) if made.reader.is_restricted else set()
     for each in work:
         if each.number is None or each.done is not None:
             continue
+        if each.number in hidden:
+            raise error(403, "forbidden", "the token does not read the resource", each.operation.place)
         each.current = there.get(each.number)
         if each.current and made.reader.organisation_id not in each.current.organisations:
             raise error(403, "forbidden", "the resource is not this client's to change", each.operation.place)
+
+
+async def _hidden(connection: Connection, reader: Reader, numbers: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Of what is there, what a scope with a query does not open: a write would answer with it."""
+    arguments: list[Any] = [numbers]
+    shown = await connection.fetch(
+        f"SELECT id FROM resource WHERE id = ANY($1) AND {readable(reader, arguments)}",  # noqa: S608 - ours
+        *arguments,
+    )
+    return set(numbers) - {row["id"] for row in shown}
 
 
 def _check_twice(work: Sequence[_Work]) -> None:
