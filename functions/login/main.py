@@ -1,109 +1,98 @@
-"""The OAuth2 server: tokens for clients, and what clients need to know about it."""
+"""Signing in, and the OAuth2 server."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
 import functions_framework.aio
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from carefolio.cloud import database
 from carefolio.cloud.health import health_routes
-from carefolio.cloud.http import Door, json_error, read_body
-from carefolio.cloud.settings import settings
-from carefolio.cloud.telemetry import Event, log
-from carefolio.identity import discovery, tokens
-from carefolio.identity.token_server import endpoint_response, token_response
+from carefolio.cloud.http import json_error
+from carefolio.doors import account, authorize, oauth, pages, sign_in, sign_in_with
 
-_LONGEST_FORM = 64 * 1024
-
-
-async def token(request: Request) -> Response:
-    """POST /oauth2/token (RFC 6749 section 4.4)."""
-    form = await _form(request)
-    pool = await database.pool()
-    await tokens.publish_key(pool)
-    status, answer, headers = await token_response(pool, request.headers, form)
-    if status == 200:
-        log(Event.TOKEN_ISSUED, scope=answer["scope"])
-    else:
-        log(Event.TOKEN_REFUSED, reason=answer.get("error"))
-    return JSONResponse(answer, status, {**headers, "Pragma": "no-cache"})
+# What machines call, from a browser's app too.
+_MACHINES = {
+    "/oauth2/token": (oauth.token, ["POST"]),
+    "/oauth2/revoke": (oauth.revoke, ["POST"]),
+    "/oauth2/introspect": (oauth.introspect, ["POST"]),
+    "/oauth2/par": (oauth.pushed, ["POST"]),
+    "/oauth2/register": (oauth.register, ["POST"]),
+    "/oauth2/device_authorization": (oauth.device_authorization, ["POST"]),
+    "/oauth2/userinfo": (oauth.userinfo, ["GET", "POST"]),
+    "/.well-known/jwks.json": (oauth.keys, ["GET"]),
+    "/.well-known/openid-configuration": (oauth.configuration, ["GET"]),
+    "/.well-known/oauth-authorization-server": (oauth.configuration, ["GET"]),
+    "/login/hand-over": (sign_in_with.give_hand_over, ["POST"]),
+}
 
 
-async def revoke(request: Request) -> Response:
-    """POST /oauth2/revoke (RFC 7009)."""
-    status, answer, headers = await endpoint_response(
-        await database.pool(), "revocation", request.headers, await _form(request)
-    )
-    if status == 200:
-        log(Event.TOKEN_REVOKED)
-    return JSONResponse(answer, status, headers)
-
-
-async def introspect(request: Request) -> Response:
-    """POST /oauth2/introspect (RFC 7662)."""
-    status, answer, headers = await endpoint_response(
-        await database.pool(), "introspection", request.headers, await _form(request)
-    )
-    return JSONResponse(answer, status, headers)
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The form in the body, each name once (RFC 6749 section 3.2)."""
-    body = await read_body(request, _LONGEST_FORM)
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith("application/x-www-form-urlencoded"):
-        raise _RefusedError("send a form")
-    pairs = parse_qsl(body.decode("utf-8", "replace").replace("\x00", ""), keep_blank_values=True)
-    form = dict(pairs)
-    if len(form) != len(pairs):
-        raise _RefusedError("a parameter is repeated")
-    return form
-
-
-class _RefusedError(Exception):
-    """A request that OAuth2 calls invalid_request."""
-
-
-class _LoginDoor(Door):
+class _LoginDoor(pages.PageDoor):
     def _failure(self, failure: Exception) -> Response:
-        if isinstance(failure, _RefusedError):
-            return JSONResponse({"error": "invalid_request", "error_description": str(failure)}, 400)
+        if isinstance(failure, oauth.InvalidRequestError):
+            return oauth.refusal(failure)
         return super()._failure(failure)
 
 
-async def keys(request: Request) -> Response:
-    """GET /.well-known/jwks.json."""
-    pool = await database.pool()
-    await tokens.publish_key(pool)
-    return JSONResponse(await tokens.public_keys(pool))
-
-
-async def configuration(request: Request) -> Response:
-    """GET /.well-known/openid-configuration and /.well-known/oauth-authorization-server (RFC 8414)."""
-    return JSONResponse(discovery.server_metadata(settings().public_url))
-
-
-_APP = _LoginDoor(
-    "login",
-    [
-        Route("/oauth2/token", token, methods=["POST"]),
-        Route("/oauth2/revoke", revoke, methods=["POST"]),
-        Route("/oauth2/introspect", introspect, methods=["POST"]),
-        Route("/.well-known/jwks.json", keys, methods=["GET"]),
-        Route("/.well-known/openid-configuration", configuration, methods=["GET"]),
-        Route("/.well-known/oauth-authorization-server", configuration, methods=["GET"]),
-        *health_routes("/oauth2"),
-    ],
-    json_error,
-)
+_ROUTES = [
+    *(Route(path, endpoint, methods=methods) for path, (endpoint, methods) in _MACHINES.items()),
+    *(Route(path, oauth.preflight, methods=["OPTIONS"]) for path in _MACHINES),
+    Route("/oauth2/authorize", authorize.authorize, methods=["GET", "POST"]),
+    Route("/oauth2/device", authorize.device_page, methods=["GET"]),
+    Route("/oauth2/device", authorize.device, methods=["POST"]),
+    Route("/login", sign_in.show, methods=["GET"]),
+    Route("/login", sign_in.password, methods=["POST"]),
+    Route("/login/second", sign_in.second, methods=["GET"]),
+    Route("/login/second", sign_in.second_code, methods=["POST"]),
+    Route("/login/second/code", sign_in.another_code, methods=["POST"]),
+    Route("/login/second/passkey/options", sign_in.passkey_options, methods=["POST"]),
+    Route("/login/second/passkey", sign_in.passkey, methods=["POST"]),
+    Route("/login/out", sign_in.out, methods=["POST"]),
+    Route("/login/forgotten", sign_in.forgotten_page, methods=["GET"]),
+    Route("/login/forgotten", sign_in.forgotten, methods=["POST"]),
+    Route("/login/reset", sign_in.reset_page, methods=["GET"]),
+    Route("/login/reset", sign_in.reset, methods=["POST"]),
+    Route("/login/register", sign_in.register_page, methods=["GET"]),
+    Route("/login/register", sign_in.register, methods=["POST"]),
+    Route("/login/organisation", sign_in_with.organisation, methods=["GET"]),
+    Route("/login/with/{name}", sign_in_with.begin, methods=["GET"]),
+    Route("/login/with/{name}/callback", sign_in_with.callback, methods=["GET"]),
+    Route("/login/with/{name}/acs", sign_in_with.assertion_consumer, methods=["POST"]),
+    Route("/login/with/{name}/metadata", sign_in_with.metadata, methods=["GET"]),
+    Route("/login/with/{name}/jwks.json", sign_in_with.jwks, methods=["GET"]),
+    Route("/login/role", sign_in_with.role, methods=["POST"]),
+    Route("/login/email", sign_in_with.email_page, methods=["GET"]),
+    Route("/login/email", sign_in_with.email, methods=["POST"]),
+    Route("/login/pair", sign_in_with.pair_page, methods=["GET"]),
+    Route("/login/pair", sign_in_with.pair, methods=["POST"]),
+    Route("/login/hand-over/{token}", sign_in_with.use_hand_over, methods=["GET"]),
+    Route("/login/static/{name}", pages.static, methods=["GET"]),
+    Route("/nhs-login/login", sign_in_with.from_nhs_app, methods=["GET"]),
+    Route("/account", account.show, methods=["GET"]),
+    Route("/account/passkeys/options", account.passkey_options, methods=["POST"]),
+    Route("/account/passkeys", account.add_passkey, methods=["POST"]),
+    Route("/account/passkeys/remove", account.remove_passkey, methods=["POST"]),
+    Route("/account/authenticator", account.authenticator_page, methods=["GET"]),
+    Route("/account/authenticator", account.add_authenticator, methods=["POST"]),
+    Route("/account/authenticator/remove", account.remove_authenticator, methods=["POST"]),
+    Route("/account/password", account.password_page, methods=["GET"]),
+    Route("/account/password", account.password, methods=["POST"]),
+    Route("/account/email", account.email_page, methods=["GET"]),
+    Route("/account/email", account.email, methods=["POST"]),
+    Route("/account/email/confirm", account.confirm_email_page, methods=["GET"]),
+    Route("/account/email/confirm", account.confirm_email, methods=["POST"]),
+    Route("/account/sessions/end", account.end_session, methods=["POST"]),
+    Route("/account/apps/end", account.end_app, methods=["POST"]),
+    Route("/account/apps/open", account.open_app, methods=["POST"]),
+    *health_routes("/oauth2"),
+]
+_PAGES = _LoginDoor("login", _ROUTES, pages.page_error)
+_ENDPOINTS = _LoginDoor("login", _ROUTES, json_error)
 
 
 @functions_framework.aio.http
 async def login(request: Request) -> ASGIApp:
-    """The function's entry point."""
-    return _APP
+    """The function's entry point: a machine is told of an error in JSON, a person on a page."""
+    path = request.url.path
+    return _ENDPOINTS if path in _MACHINES or path.startswith(("/.well-known", "/oauth2/health")) else _PAGES

@@ -12,6 +12,7 @@ from carefolio.cloud import database, outbox, push
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
+from carefolio.identity import retention
 from carefolio.record import reindex
 
 
@@ -31,11 +32,20 @@ async def search_parameters(request: Request) -> Response:
     return JSONResponse({"indexed": indexed})
 
 
+async def forget(request: Request) -> Response:
+    """POST /operations/forget: what has run out and served its time: codes, links, sessions, attempts."""
+    await push.verify(request)
+    with span("forget"):
+        forgotten = await retention.forget(await database.pool())
+    return JSONResponse({"forgotten": forgotten})
+
+
 _APP = Door(
     "operations",
     [
         Route("/operations/outbox", sweep, methods=["POST"]),
         Route("/operations/search-parameters", search_parameters, methods=["POST"]),
+        Route("/operations/forget", forget, methods=["POST"]),
         *health_routes("/operations"),
     ],
     json_error,

@@ -49,7 +49,7 @@ def played(homes: Homes) -> tuple[Path, str]:
 
 
 def test_the_demonstration_shows_every_message_with_its_answer_and_link(played: tuple[Path, str]) -> None:
-    rows = re.findall(r"\.hl7 +(ADT|ORU)\^\w+ .* AA DEMO\d+ +http://127\.0\.0\.1:\d+/fhir/R4/\w+/[\w-]+", played[1])
+    rows = re.findall(r"\.hl7 +(ADT|ORU)\^\w+ .* AA DEMO\d+ +http://localhost:\d+/fhir/R4/\w+/[\w-]+", played[1])
     assert len(rows) == 12
 
 

@@ -13,4 +13,4 @@ class Job:
     minutes: int
 
 
-JOBS = (Job("/operations/outbox", 1), Job("/operations/search-parameters", 1))
+JOBS = (Job("/operations/outbox", 1), Job("/operations/search-parameters", 1), Job("/operations/forget", 60))

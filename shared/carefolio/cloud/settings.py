@@ -33,6 +33,9 @@ class Settings:
     statement_seconds: int
     trace_share: float
     otlp_endpoint: str
+    smtp_url: str
+    mail_from: str
+    mail_dir: Path | None
 
     @property
     def production(self) -> bool:
@@ -70,6 +73,9 @@ def settings() -> Settings:
         statement_seconds=_number("STATEMENT_SECONDS", 30),
         trace_share=float(env.get("TRACE_SHARE", "0")),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        smtp_url=env.get("SMTP_URL", ""),
+        mail_from=env.get("MAIL_FROM", "Carefolio <no-reply@carefolio.invalid>"),
+        mail_dir=Path(env["MAIL_DIR"]) if env.get("MAIL_DIR") else None,
     )
 
 

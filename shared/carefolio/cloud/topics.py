@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 MESSAGE_STORED = "message-stored"
 MESSAGE_DEAD = "message-stored-dead"
+LETTER_WRITTEN = "letter-written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,5 +23,7 @@ class Subscription:
 SUBSCRIPTIONS = (
     # Ingest itself gives up on a message that it cannot apply; the queue's limit is for hours of outage.
     Subscription(MESSAGE_STORED, "ingest", "/ingest", 100, MESSAGE_DEAD),
+    # A mail server may be away for hours; what nobody could send for days is not worth sending.
+    Subscription(LETTER_WRITTEN, "notify", "/notify", 100, None),
     Subscription(MESSAGE_DEAD, "ingest", "/ingest/dead", 100, None),
 )

@@ -10,7 +10,7 @@ import typer
 
 from carefolio.cloud.database import Pool
 from carefolio.commands.terminal import Json, Organisation, UsageError, actor, run, show
-from carefolio.identity import registry, sender_settings
+from carefolio.identity import registration, registry, sender_settings
 from carefolio.identity.sender_settings import SenderSettings, Stored, with_assignments
 
 organisation_app = typer.Typer(no_args_is_help=True, help="Organisations, by ODS code.")
@@ -117,9 +117,45 @@ def client_add(
     jwks: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Its public keys: it signs instead of a secret.")
     ] = None,
+    jwks_uri: Annotated[str | None, typer.Option(metavar="URL", help="Where its public keys lie.")] = None,
+    redirect: Annotated[
+        list[str] | None, typer.Option(metavar="URI", help="People sign in to it, and come back here; may repeat.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="It runs in a browser or on a phone: no secret, PKCE.")
+    ] = False,
+    device: Annotated[bool, typer.Option("--device", help="It has no browser: people type a code elsewhere.")] = False,
+    launch: Annotated[str | None, typer.Option(metavar="URI", help="It can be opened from here (EHR launch).")] = None,
     as_json: Json = False,
 ) -> None:
     """Register a client; its secret is shown once."""
+    _check_queries(scope)
+    grants = ["authorization_code", "refresh_token"] if redirect else []
+    grants += ["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"] if device else []
+    if any(text.startswith("system/") or text == "hand-over" for text in scope.split()):
+        grants.append("client_credentials")
+    app = registry.AppSettings(
+        public, tuple(redirect or ()), tuple(dict.fromkeys(grants or ["client_credentials"])), jwks_uri, launch, actor()
+    )
+    keys = jwks.read_text() if jwks else None
+    made = run(lambda pool: registry.add_client(pool, name, organisation, scope, keys, app))
+    show({field: value for field, value in asdict(made).items() if value is not None}, as_json)
+
+
+@client_app.command("allow")
+def client_allow(
+    organisation: Organisation,
+    scope: Annotated[str, typer.Option(help="The most that the client may register for.")],
+    days: Annotated[int, typer.Option(min=1, max=90, help="How long the token may be used.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """A token by which one client may register itself (RFC 7591), shown once."""
+    _check_queries(scope)
+    made = run(lambda pool: registration.allow(pool, organisation, scope, days))
+    show({"initial_access_token": made, "organisation": organisation, "scope": scope, "days": days}, as_json)
+
+
+def _check_queries(scope: str) -> None:
     from carefolio.record.access import check_scope
     from carefolio.record.arguments import SearchError
 
@@ -128,9 +164,6 @@ def client_add(
             check_scope(text)
         except SearchError as wrong:
             raise UsageError(f"not a scope: {text} ({wrong})") from None
-    keys = jwks.read_text() if jwks else None
-    made = run(lambda pool: registry.add_client(pool, name, organisation, scope, keys))
-    show({field: value for field, value in asdict(made).items() if value is not None}, as_json)
 
 
 @client_app.command("end")

@@ -25,7 +25,7 @@ async def authorised(request: Request, kind: str, right: str) -> tokens.Token:
         challenge = f'Bearer realm="carefolio", error="invalid_token", error_description="{error.reason}"'
         raise HTTPException(401, error.reason, {"WWW-Authenticate": challenge}) from None
     if kind and not scopes.permits(token.scope, kind, right):
-        needed = f"system/{kind}.{right}"
+        needed = f"{'system' if token.account_id is None else 'patient' if token.patient_id else 'user'}/{kind}.{right}"
         challenge = f'Bearer realm="carefolio", error="insufficient_scope", scope="{needed}"'
         raise HTTPException(403, f"the token lacks the scope {needed}", {"WWW-Authenticate": challenge})
     return token

@@ -36,7 +36,16 @@ def reader_of(token: Token, request: Request | None = None) -> Reader:
     """Who reads; with ``_at`` in the request's query, as of when."""
     at = request.query_params.get("_at") if request is not None else None
     moment = search.moment_of(at) if at is not None else None
-    return Reader(f"client/{token.client_id}", token.organisation_id, token.scope, moment)
+    if token.account_id is None:
+        assert token.organisation_id is not None
+        return Reader(f"client/{token.client_id}", token.organisation_id, token.scope, moment)
+    # A patient contributes as himself, under the number of his record.
+    contributor = token.record_id or token.organisation_id
+    assert contributor is not None
+    return Reader(
+        f"account/{token.account_id} client/{token.client_id}", contributor, token.scope, moment, token.record_id,
+        token.patient_id,
+    )  # fmt: skip
 
 
 def type_of(request: Request) -> str:

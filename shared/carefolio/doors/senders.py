@@ -21,6 +21,7 @@ from carefolio.doors.bearer import authorised
 from carefolio.doors.hl7 import sender_of
 from carefolio.identity import registry, sender_settings
 from carefolio.identity.sender_settings import SettingsError, Stored
+from carefolio.identity.tokens import Token
 from carefolio.record import local_codes, messages, replay
 
 _LONGEST = 256 * 1024
@@ -56,16 +57,24 @@ async def show_own(request: Request) -> Response:
     return _json(found)
 
 
+async def _administrator(request: Request, right: str) -> tuple[Token, uuid.UUID]:
+    """The client that administers its organisation's senders; a person's app does not."""
+    token = await authorised(request, "Sender", right)
+    if token.account_id is not None or token.organisation_id is None:
+        raise HTTPException(403, "senders are administered by a client of the organisation itself")
+    return token, token.organisation_id
+
+
 async def read_settings(request: Request) -> Response:
     """GET /hl7/senders/[name]: what was agreed; its version is the ETag."""
-    token = await authorised(request, "Sender", "r")
-    return _settings(await _stored(request, token.organisation_id))
+    _, organisation = await _administrator(request, "r")
+    return _settings(await _stored(request, organisation))
 
 
 async def write_settings(request: Request) -> Response:
     """PUT /hl7/senders/[name]: the whole document, with If-Match."""
-    token = await authorised(request, "Sender", "u")
-    known = await _stored(request, token.organisation_id)
+    token, organisation = await _administrator(request, "u")
+    known = await _stored(request, organisation)
     wanted = request.headers.get("if-match")
     if wanted is None:
         raise HTTPException(428, "If-Match with the ETag of the settings that are changed is needed")
@@ -84,22 +93,22 @@ async def write_settings(request: Request) -> Response:
 
 async def list_codes(request: Request) -> Response:
     """GET /hl7/codes[?solved=true]: the organisation's own codes that nobody has explained, or those explained."""
-    token = await authorised(request, "Sender", "r")
+    _, organisation = await _administrator(request, "r")
     pool = await database.pool()
-    ods_code = await registry.ods_code(pool, token.organisation_id)
+    ods_code = await registry.ods_code(pool, organisation)
     solved = request.query_params.get("solved", "false") == "true"
     return _json({"codes": await local_codes.work(pool, ods_code, solved=solved)})
 
 
 async def solve_code(request: Request) -> Response:
     """PUT /hl7/codes: what one of the organisation's codes means; what came with it is mapped again."""
-    token = await authorised(request, "Sender", "u")
+    token, organisation = await _administrator(request, "u")
     pool = await database.pool()
     document = await _object(request)
     names = ("system", "code", "target_system", "target_code")
     if any(not isinstance(document.get(name), str) for name in names):
         raise HTTPException(422, f"{', '.join(names)} are needed, and target_display may be")
-    ods_code = await registry.ods_code(pool, token.organisation_id)
+    ods_code = await registry.ods_code(pool, organisation)
     actor = f"client/{token.client_id}"
     target = (document["target_system"], document["target_code"], str(document.get("target_display", "")))
     try:

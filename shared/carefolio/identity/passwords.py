@@ -1,4 +1,4 @@
-"""Generated secrets and their argon2id hashes (OWASP's parameters: 19 MiB, 2 passes, 1 lane)."""
+"""Secrets and passwords as argon2id hashes (OWASP's parameters: 19 MiB, 2 passes, 1 lane)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import lru_cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+_hashing: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
@@ -21,10 +22,22 @@ def hash_secret(secret: str) -> str:
     return _HASHER.hash(secret)
 
 
+async def hashed(secret: str) -> str:
+    """``hash_secret`` beside the event loop."""
+    async with _room():
+        return await asyncio.to_thread(hash_secret, secret)
+
+
 async def verify(stored: str | None, secret: str) -> bool:
     """Whether the secret is the stored one; for an unknown party (None) it takes as long and is false."""
-    matches = await asyncio.to_thread(_verify, stored or _nobody(), secret)
+    async with _room():
+        matches = await asyncio.to_thread(_verify, stored or _nobody(), secret)
     return matches and stored is not None
+
+
+def _room() -> asyncio.Semaphore:
+    """Hashing takes 20 ms and 19 MiB: a flood of wrong passwords must not take the machine."""
+    return _hashing.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(2))
 
 
 def _verify(stored: str, secret: str) -> bool:

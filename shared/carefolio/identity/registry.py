@@ -9,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import asyncpg
 from joserfc.errors import JoseError
@@ -16,6 +17,7 @@ from joserfc.jwk import KeySet
 
 from carefolio.cloud.database import Connection, Pool
 from carefolio.identity import passwords, scopes
+from carefolio.identity.outside import OutsideError, check_url
 
 # NHS Organisation Data Service codes: letters and digits; the shortest has 3, sites have more.
 _ODS_CODE = re.compile(r"[A-Z0-9]{3,12}\Z")
@@ -45,6 +47,20 @@ class NewClient:
     scope: str
 
 
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """What a client is that people use: ``public`` has no credential; ``launch_uri`` is where it is opened from
+    here.
+    """
+
+    public: bool = False
+    redirect_uris: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ("client_credentials",)
+    jwks_uri: str | None = None
+    launch_uri: str | None = None
+    created_by: str = ""
+
+
 async def add_organisation(pool: Pool, ods_code: str, name: str) -> uuid.UUID:
     """Register an organisation by its ODS code. Raises RegistryError."""
     ods_code = ods_code.strip().upper()
@@ -64,7 +80,7 @@ async def add_team(pool: Pool, organisation: str, name: str) -> uuid.UUID:
     try:
         number: uuid.UUID = await pool.fetchval(
             "INSERT INTO team (organisation_id, name) VALUES ($1, $2) RETURNING id",
-            await _organisation(pool, organisation),
+            await organisation_id(pool, organisation),
             _name(name),
         )
     except asyncpg.UniqueViolationError:
@@ -98,7 +114,7 @@ async def add_sender(
     username = f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'sender'}-{secrets.token_hex(3)}"
     password = passwords.new_secret()
     async with pool.acquire() as connection, connection.transaction():
-        owner = await _organisation(connection, organisation)
+        owner = await organisation_id(connection, organisation)
         team_id = await connection.fetchval("SELECT id FROM team WHERE organisation_id = $1 AND name = $2", owner, team)
         if team and team_id is None:
             raise RegistryError(f"{organisation} has no team {team}")
@@ -123,36 +139,101 @@ async def add_sender(
                 "INSERT INTO sender_alias (sender_id, alias, organisation_id) VALUES ($1, $2, $3)",
                 number,
                 alias,
-                await _organisation(connection, ods_code),
+                await organisation_id(connection, ods_code),
             )
     return NewSender(username, password, organisation, name)
 
 
-async def add_client(pool: Pool, name: str, organisation: str, scope: str, jwks: str | None = None) -> NewClient:
+async def add_client(
+    pool: Pool, name: str, organisation: str, scope: str, jwks: str | None = None, app: AppSettings | None = None
+) -> NewClient:
     """Register a client of the APIs, with a secret, or with its public keys (a JWK set) in place of one.
 
     Raises RegistryError.
     """
+    check_scopes(scope)
+    return await add_client_of(pool, name, await organisation_id(pool, organisation), scope, jwks, app)
+
+
+async def add_client_of(
+    pool: Pool | Connection,
+    name: str,
+    organisation: uuid.UUID,
+    scope: str,
+    jwks: str | None = None,
+    app: AppSettings | None = None,
+) -> NewClient:
+    """The same for an organisation by its number."""
+    app = app or AppSettings()
+    check_scopes(scope)
+    if jwks is not None:
+        _check_keys(jwks)
+    for uri in app.redirect_uris:
+        check_redirect_uri(uri)
+    if app.jwks_uri:
+        check_keys_url(app.jwks_uri)
+    if app.launch_uri:
+        check_redirect_uri(app.launch_uri)
+    if app.public and (jwks or app.jwks_uri or "client_credentials" in app.grants):
+        raise RegistryError("a public client has neither keys nor rights of its own")
+    if "authorization_code" in app.grants and not app.redirect_uris:
+        raise RegistryError("an app that people sign in to needs at least one redirect URI")
+    client_id = str(uuid.uuid4())
+    secret = None if app.public or jwks or app.jwks_uri else passwords.new_secret()
+    await pool.execute(
+        """
+        INSERT INTO client (id, name, organisation_id, secret_hash, jwks, scope, public, redirect_uris, grants,
+        jwks_uri, launch_uri, created_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        """,
+        client_id,
+        _name(name),
+        organisation,
+        passwords.hash_secret(secret) if secret else None,
+        jwks,
+        " ".join(scope.split()),
+        app.public,
+        list(app.redirect_uris),
+        list(app.grants),
+        app.jwks_uri,
+        app.launch_uri,
+        app.created_by,
+    )
+    return NewClient(client_id, secret, " ".join(scope.split()))
+
+
+def check_scopes(scope: str) -> None:
+    """Raises RegistryError for what is no scope of ours."""
     wanted = scope.split()
     if not wanted:
         raise RegistryError("a client needs at least one scope, such as system/*.rs")
     for text in wanted:
-        if scopes.read_scope(text) is None:
+        if not scopes.is_known(text):
             raise RegistryError(f"not a scope: {text} (they read like system/Observation.rs)")
-    if jwks is not None:
-        _check_keys(jwks)
-    client_id = str(uuid.uuid4())
-    secret = passwords.new_secret() if jwks is None else None
-    await pool.execute(
-        "INSERT INTO client (id, name, organisation_id, secret_hash, jwks, scope) VALUES ($1, $2, $3, $4, $5, $6)",
-        client_id,
-        _name(name),
-        await _organisation(pool, organisation),
-        passwords.hash_secret(secret) if secret else None,
-        jwks,
-        " ".join(wanted),
+
+
+def check_redirect_uri(uri: str) -> None:
+    """Raises RegistryError unless it is HTTPS, a native app's own scheme, or loopback (RFC 8252 section 7)."""
+    parts = urlsplit(uri)
+    if parts.fragment or "*" in uri or not uri.isprintable() or " " in uri or len(uri) > 2000 or not parts.scheme:
+        raise RegistryError(f"not a redirect URI: {uri}")
+    if parts.scheme == "https" and parts.hostname and "@" not in parts.netloc:
+        return
+    if parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost"):
+        return
+    # A reverse domain name, such as uk.example.app:/back (RFC 8252 section 7.1).
+    if "." in parts.scheme and not parts.netloc:
+        return
+    raise RegistryError(
+        f"a redirect URI is https, http on a loopback address, or of a scheme like uk.example.app: {uri}"
     )
-    return NewClient(client_id, secret, " ".join(wanted))
+
+
+def check_keys_url(url: str) -> None:
+    """Raises RegistryError."""
+    try:
+        check_url(url)
+    except OutsideError as error:
+        raise RegistryError(f"jwks_uri: {error.reason}") from None
 
 
 async def end_client(pool: Pool, client_id: str) -> None:
@@ -179,7 +260,8 @@ async def ods_code(pool: Pool, organisation_id: uuid.UUID) -> str:
     return str(await pool.fetchval("SELECT ods_code FROM organisation WHERE id = $1", organisation_id))
 
 
-async def _organisation(connection: Pool | Connection, ods_code: str) -> uuid.UUID:
+async def organisation_id(connection: Pool | Connection, ods_code: str) -> uuid.UUID:
+    """The number of an organisation. Raises RegistryError."""
     number = await connection.fetchval("SELECT id FROM organisation WHERE ods_code = $1", ods_code.strip().upper())
     if number is None:
         raise RegistryError(f"there is no organisation {ods_code}: add it first")

@@ -1,6 +1,8 @@
-"""SMART App Launch 2.2 scopes: ``system/Observation.rs``, and version 1's ``system/Observation.read``.
+"""SMART App Launch 2.2 scopes: ``patient/Observation.rs``, and version 1's ``patient/Observation.read``.
 
-With a search query after it (``system/Observation.rs?category=laboratory``) a scope is about what the query finds.
+``system`` is a client's own right, ``patient`` one on the record in context, ``user`` one on whatever the person may
+see. With a search query after it (``patient/Observation.rs?category=laboratory``) a scope is about what the query
+finds.
 """
 
 from __future__ import annotations
@@ -9,10 +11,18 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-_SCOPE = re.compile(r"(system)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|read|write|\*)(?:\?([^\s#]{1,500}))?\Z")
+_SCOPE = re.compile(r"(system|patient|user)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|read|write|\*)(?:\?([^\s#]{1,500}))?\Z")
 # What is ours and not FHIR's (how a sender was set up) is never in a scope for all types.
 _OURS = frozenset({"Sender"})
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
+OPENID = "openid"
+OFFLINE = "offline_access"
+ONLINE = "online_access"
+LAUNCH = "launch"
+LAUNCH_PATIENT = "launch/patient"
+HAND_OVER = "hand-over"
+# What is no right on resources: about the person, the launch, the time.
+PERSONAL = (OPENID, "fhirUser", "profile", "email", OFFLINE, ONLINE, LAUNCH, LAUNCH_PATIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +43,9 @@ class Scope:
         return self.type == kind or (self.type == "*" and kind not in _OURS)
 
 
+@lru_cache(maxsize=2000)
 def read_scope(text: str) -> Scope | None:
-    """One scope, None where it is none that this server knows."""
+    """One scope of resources, None where it is none that this server knows."""
     match = _SCOPE.match(text)
     if not match or not match.group(3):
         return None
@@ -46,24 +57,56 @@ def read_scope(text: str) -> Scope | None:
     return Scope(match.group(1), match.group(2), frozenset(rights), query)
 
 
-def granted(wanted: str, allowed: str) -> str:
-    """Of the wanted scopes (all that are allowed where none is named) those that the client may have."""
+def is_known(text: str) -> bool:
+    """Whether a client may be registered for it."""
+    return text in PERSONAL or text == HAND_OVER or read_scope(text) is not None
+
+
+def granted(wanted: str, allowed: str, *, person: bool = False) -> str:
+    """Of the wanted scopes (all that are allowed where none is named) those that the client may have.
+
+    A client for itself gets ``system`` scopes; for a person, what is not.
+    """
     may_have = [scope for text in allowed.split() if (scope := read_scope(text))]
-    asked = wanted.split() or allowed.split()
-    return " ".join(
-        text for text in asked if (scope := read_scope(text)) and any(allowance.covers(scope) for allowance in may_have)
+    plain = allowed.split()
+
+    def may(text: str) -> bool:
+        if (scope := read_scope(text)) is not None:
+            return (scope.context != "system") == person and any(allowance.covers(scope) for allowance in may_have)
+        return text in plain and ((text in PERSONAL) if person else text == HAND_OVER)
+
+    return " ".join(text for text in dict.fromkeys(wanted.split() or plain) if may(text))
+
+
+def permits(scope: str, kind: str, right: str, context: str | None = None) -> bool:
+    """Whether a token's scope (of a context) allows ``right`` (a letter of ``cruds``) on a resource type."""
+    return any(
+        known.reaches(kind) and right in known.rights and context in (None, known.context) for known in _known(scope)
     )
 
 
-def permits(scope: str, kind: str, right: str) -> bool:
-    """Whether a token's scope allows ``right`` (a letter of ``cruds``) on a resource type."""
-    return any(known.reaches(kind) and right in known.rights for text in scope.split() if (known := read_scope(text)))
+@lru_cache(maxsize=1000)
+def _known(scope: str) -> tuple[Scope, ...]:
+    return tuple(found for text in scope.split() if (found := read_scope(text)))
 
 
 @lru_cache(maxsize=1000)
-def restrictions(scope: str) -> dict[str, tuple[str, ...]]:
-    """The types of which a token reads only what one of these queries finds."""
-    known = [found for text in scope.split() if (found := read_scope(text))]
+def contexts(scope: str) -> tuple[str, ...]:
+    """The contexts that a token's scopes have: ``system``, or ``patient`` and ``user``."""
+    return tuple(sorted({known.context for known in _known(scope)}))
+
+
+@lru_cache(maxsize=1000)
+def readable_types(scope: str, context: str) -> tuple[str, ...] | None:
+    """The types that a context's scopes read; None for all."""
+    known = [each for each in _known(scope) if each.context == context and each.rights & {"r", "s"}]
+    return None if any(each.type == "*" for each in known) else tuple(sorted({each.type for each in known}))
+
+
+@lru_cache(maxsize=1000)
+def restrictions(scope: str, context: str | None = None) -> dict[str, tuple[str, ...]]:
+    """The types of which a token (in a context) reads only what one of these queries finds."""
+    known = [each for each in _known(scope) if context in (None, each.context)]
     queries: dict[str, list[str]] = {}
     for each in known:
         if each.query:

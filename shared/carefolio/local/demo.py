@@ -14,11 +14,14 @@ import aiohttp
 
 from carefolio.cloud import database
 from carefolio.hl7 import read
-from carefolio.identity import registry
+from carefolio.identity import invitations, registry
+from carefolio.local import stand_in
 from carefolio.local.installation import Installation
 
 FILE = "demonstration.json"
 _ODS_CODE = "RDEMO"
+# Idris Okonjo-Hale, born 23 September 1991.
+_INVITED = "9990001111"
 _APPLIED_WITHIN = 20
 # What each family of messages is looked up by, once it is applied.
 _READ = {"ADT": "Encounter", "ORU": "DiagnosticReport"}
@@ -57,10 +60,15 @@ async def _play(here: Installation) -> dict[str, Any]:
         token = await _token(http, here, client)
         for row in rows:
             row["link"] = await _find(http, here, token, row)
+    await stand_in.register(pool, _ODS_CODE)
+    owner = await registry.organisation_id(pool, _ODS_CODE)
+    invited = await invitations.invite_patient(pool, owner, nhs_number=_INVITED)
+    professional = await invitations.invite_professional(pool, owner, "Ravi Quill", "ravi.quill@example.org")
     return {
         "sender": {"username": sender.username, "password": sender.password},
         "client": {"client_id": client.client_id, "client_secret": client.client_secret},
         "rows": rows,
+        "invited": {"patient": invited.code, "professional": professional.code},
     }
 
 
@@ -157,4 +165,8 @@ def _print(here: Installation, played: dict[str, Any], say: Say) -> None:
         f"  curl -s -u {sender['username']}:{sender['password']} -H 'Content-Type: application/hl7-v2' "
         f"--data-binary @shared/carefolio/local/demonstration/03-full-blood-count.hl7 {here.url}/hl7 | tr '\\r' '\\n'"
     )
+    say("Sign in, as a patient, a professional, or by a stand-in NHS login:")
+    say(f"  {here.url}/login (letters arrive in {here.url}/mailbox, the NHS App is {here.url}/stand-in/nhs-app)")
+    say(f"  a patient's invitation: {played['invited']['patient']} with the date of birth 23 9 1991")
+    say(f"  a professional's invitation: {played['invited']['professional']}")
     say("")

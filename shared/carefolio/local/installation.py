@@ -10,7 +10,8 @@ from pathlib import Path
 
 from carefolio.cloud import secrets
 from carefolio.cloud.settings import settings
-from carefolio.identity import tokens
+from carefolio.identity import sealed, tokens
+from carefolio.local import stand_in
 from carefolio.local.postgres import Postgres
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -31,7 +32,7 @@ class Installation:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://localhost:{self.port}"
 
     @property
     def postgres(self) -> Postgres:
@@ -62,6 +63,7 @@ class Installation:
             "PUSH_ISSUER": "https://dispatcher.local",
             "PUSH_AUDIENCE": "https://internal.local",
             "PUSH_SERVICE_ACCOUNT": "dispatcher@local",
+            "MAIL_DIR": str(self.home / "mail"),
             "PUSH_KEYS": str(self.home / "secrets" / _PUSH_KEYS),
         }
 
@@ -71,7 +73,10 @@ class Installation:
         if not (folder / "ordering-key").exists():
             secrets.write("ordering-key", random.token_bytes(32))
         if not (folder / tokens.SECRET).exists():
-            secrets.write(tokens.SECRET, tokens.new_signing_key())
+            secrets.write(tokens.SECRET, tokens.new_signing_keys())
+        if not (folder / sealed.SECRET).exists():
+            secrets.write(sealed.SECRET, sealed.new_key())
+        stand_in.make_keys()
         if not (folder / PUSH_KEY).exists():
             key = tokens.new_signing_key()
             public = {name: value for name, value in json.loads(key).items() if name != "d"}

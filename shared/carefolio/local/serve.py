@@ -43,14 +43,13 @@ def internal_functions() -> list[str]:
 class Front:
     """Functions by the first part of the path that they own; the longest match wins."""
 
-    def __init__(self, paths: dict[str, list[str]]) -> None:
+    def __init__(self, paths: dict[str, list[str]], beside: dict[str, ASGIApp] | None = None) -> None:
         from functions_framework import aio
 
         make: Callable[..., ASGIApp] = aio.create_asgi_app
         apps = {name: make(target=name, source=str(FUNCTIONS / name / "main.py")) for name in paths}
-        self._mounts: list[tuple[str, ASGIApp]] = sorted(
-            ((path, apps[name]) for name, owned in paths.items() for path in owned), key=lambda mount: -len(mount[0])
-        )
+        mounts = {path: apps[name] for name, owned in paths.items() for path in owned} | (beside or {})
+        self._mounts: list[tuple[str, ASGIApp]] = sorted(mounts.items(), key=lambda mount: -len(mount[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -106,7 +105,11 @@ def main(side: str) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     work: Coroutine[Any, Any, None]
     if side == "public":
-        work = _serve(Front(url_map()), host=os.environ.get("HOST", "127.0.0.1"), port=here.port)
+        from carefolio.local.mailbox import mailbox
+        from carefolio.local.stand_in import stand_ins
+
+        front = Front(url_map(), {"/mailbox": mailbox, "/stand-in": stand_ins})
+        work = _serve(front, host=os.environ.get("HOST", "127.0.0.1"), port=here.port)
     elif side == "internal":
         Path(here.internal_socket).unlink(missing_ok=True)
         work = _serve(Front({name: [f"/{name}"] for name in internal_functions()}), uds=str(here.internal_socket))

@@ -18,17 +18,30 @@ from carefolio.record.search_terms import condition
 class Reader:
     """Who is reading. ``actor`` goes to the audit trail, such as ``client/…``; ``scope`` is an app's, None for none.
 
-    ``at`` is the first moment after the one as of which he reads; None for now.
+    ``at`` is the first moment after the one as of which he reads; None for now. ``own`` is the record of a patient who
+    reads (and contributes: then ``organisation_id`` is its number too), ``patient`` the one that his app was opened
+    for.
     """
 
     actor: str
     organisation_id: uuid.UUID
     scope: str | None = None
     at: datetime | None = None
+    own: uuid.UUID | None = None
+    patient: uuid.UUID | None = None
 
     def may(self, kind: str, right: str) -> bool:
         """Whether the scope allows ``right`` (a letter of ``cruds``) on a type: what a search goes through counts."""
         return self.scope is None or scopes.permits(self.scope, kind, right)
+
+    def confined(self, kind: str, right: str) -> uuid.UUID | None:
+        """The record outside of which he writes nothing of a type; None where his organisation is the only bound."""
+        if self.own is not None:
+            return self.own
+        if self.scope is None or "patient" not in scopes.contexts(self.scope):
+            return None
+        free = scopes.permits(self.scope, kind, right, "user")
+        return None if free else self.patient or uuid.UUID(int=0)
 
     @property
     def is_restricted(self) -> bool:
@@ -39,18 +52,56 @@ class Reader:
 _COLUMNS = "patient_id, organisations, label, available_from, content, keys, date_from, date_to, texts, ranges"
 
 
+# What is nobody's and everybody needs, to read his own: who did it, where, with what.
+_SHARED = ("Device", "HealthcareService", "Location", "Medication", "Organization", "Practitioner", "PractitionerRole")
+
+
 def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:
     """The predicate of the rows of ``table`` that ``reader`` may read; its values are appended to ``arguments``.
 
-    A system client reads what its organisation contributed, and of that what its scopes find. (The value is a subquery,
-    so that plans are the same for everybody and need not be made anew.)
+    A system client and a professional read what their organisation contributed, a patient his own record from the
+    moment on that it is open to him; and of that what the scopes of the app find. (The organisation is a subquery, so
+    that plans are the same for everybody and need not be made anew.)
     """
-    arguments.append([reader.organisation_id])
-    predicate = f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
-    for kind, queries in scopes.restrictions(reader.scope or "").items():
+    if reader.own is not None:
+        predicate = _of_record(reader.own, reader, arguments, table)
+        predicate += f" AND ({table}.available_from IS NULL OR {table}.available_from <= now())"
+    else:
+        arguments.append([reader.organisation_id])
+        predicate = f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
+    contexts = scopes.contexts(reader.scope or "")
+    found = [_in_context(context, len(contexts) > 1, reader, arguments, table) for context in contexts]
+    if not all(found):
+        # One of the contexts is all that he may read.
+        return predicate
+    return f"{predicate} AND ({' OR '.join(f'({each})' for each in found)})" if found else predicate
+
+
+def _in_context(context: str, several: bool, reader: Reader, arguments: list[Any], table: str) -> str:
+    """What the scopes of a context find; empty for everything."""
+    scope = reader.scope or ""
+    conditions = []
+    types = scopes.readable_types(scope, context) if several else None
+    if types is not None:
+        # A type's name has letters alone (scopes.read_scope).
+        conditions.append(f"{table}.type IN ({', '.join(repr(kind) for kind in types)})" if types else "false")
+    if context == "patient" and (reader.own is None or reader.patient != reader.own):
+        conditions.append(_of_record(reader.patient, reader, arguments, table) if reader.patient else "false")
+    for kind, queries in scopes.restrictions(scope, context).items():
         allowed = " OR ".join(f"({_found(kind, query, reader, arguments)})" for query in queries)
-        predicate += f" AND ({table}.type <> '{kind}' OR {allowed})"
-    return predicate
+        conditions.append(f"({table}.type <> '{kind}' OR {allowed})")
+    return " AND ".join(conditions)
+
+
+def _of_record(record: uuid.UUID, reader: Reader, arguments: list[Any], table: str) -> str:
+    """What is in the records of a person, and what it refers to that is nobody's."""
+    arguments.append([record])
+    records = f"${len(arguments)}::uuid[]"
+    shared = ", ".join(f"'{kind}'" for kind in _SHARED)
+    return f"""({table}.patient_id = ANY({of_person(records, reader, arguments)})
+        OR {table}.patient_id IS NULL AND {table}.type IN ({shared}) AND {table}.organisations && coalesce((
+            SELECT contributed.organisations FROM resource contributed WHERE contributed.id = ({records})[1]
+        ), '{{}}'))"""  # noqa: S608 - ours
 
 
 def _found(kind: str, query: str, reader: Reader, arguments: list[Any]) -> str:

@@ -270,8 +270,25 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
         if each.number in hidden:
             raise error(403, "forbidden", "the token does not read the resource", each.operation.place)
         each.current = there.get(each.number)
+        if each.current and not await _within(connection, made, each.operation, each.current.patient_id):
+            raise error(403, "forbidden", "the resource is outside of the record that is open", each.operation.place)
         if each.current and made.reader.organisation_id not in each.current.organisations:
             raise error(403, "forbidden", "the resource is not this client's to change", each.operation.place)
+
+
+async def _within(connection: Connection, made: _Commit, operation: Operation, patient: uuid.UUID | None) -> bool:
+    """Whether the app may write into that record."""
+    right = {"POST": "c", "DELETE": "d"}.get(operation.method, "u")
+    bound = made.reader.confined(operation.type, right)
+    if bound is None or patient == bound:
+        return True
+    return patient is not None and bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM record a JOIN record b USING (person_id) WHERE a.id = $1 AND b.id = $2)",
+            bound,
+            patient,
+        )
+    )
 
 
 async def _hidden(connection: Connection, reader: Reader, numbers: Sequence[uuid.UUID]) -> set[uuid.UUID]:
@@ -360,6 +377,8 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     if current is not None:
         organisations = list(dict.fromkeys([*current.organisations, made.reader.organisation_id]))
     patient = patient_of(resource, work.number, made.base)
+    if not await _within(connection, made, work.operation, patient):
+        raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)
     if current is not None and current.live and current.patient_id not in (None, patient):
         raise error(422, "business-rule", "a resource does not change its patient", work.operation.place)
     return make_row(

@@ -247,6 +247,9 @@ async def _written(
         ), strangers AS (
             SELECT FROM given, incoming JOIN resource patient ON patient.id = incoming.patient_id
             WHERE given.by_app AND NOT patient.organisations @> ARRAY[$20::uuid]
+              -- Nobody is a stranger to his own record: there his number is the contributor's.
+              AND NOT EXISTS (SELECT FROM record own JOIN record asked USING (person_id)
+                              WHERE own.id = $20 AND asked.id = patient.id)
         ), outdated AS (
             SELECT FROM given, incoming LEFT JOIN resource r USING (id)
             LEFT JOIN resource_history gone ON gone.id = incoming.id AND gone.valid_to = 'infinity' AND r.id IS NULL

@@ -1,0 +1,369 @@
+"""The authorization endpoint: who signs in, whose record, and the person's yes.
+
+A request is checked first and kept; the pages carry only its name. RFC 6749 section 4.1, RFC 7636, RFC 9101 (signed
+request objects), RFC 9126, RFC 9207, OpenID Connect Core section 3.1, SMART App Launch 2.2.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from carefolio.cloud import database
+from carefolio.cloud.database import Pool
+from carefolio.cloud.settings import settings
+from carefolio.doors import pages, wording
+from carefolio.doors.practitioners import with_practitioner
+from carefolio.identity import clients, grants, one_time, scopes, throttle, token_server, tokens
+from carefolio.identity.clients import Client
+from carefolio.identity.outside import OutsideError
+from carefolio.identity.sessions import Session
+from carefolio.identity.token_server import AuthorizationError
+from carefolio.record import finding
+from carefolio.record.access import Reader
+
+PUSHED = "urn:ietf:params:oauth:request_uri:"
+PUSHED_SECONDS = 90
+_LONGEST_QUERY = 16 * 1024
+# What is kept of a request; the rest is not for us.
+_PARAMETERS = frozenset(
+    [
+        "response_type",
+        "client_id",
+        "redirect_uri",
+        "scope",
+        "state",
+        "nonce",
+        "code_challenge",
+        "code_challenge_method",
+        "prompt",
+        "max_age",
+        "launch",
+        "aud",
+        "resource",
+        "response_mode",
+        "login_hint",
+    ]
+)
+
+
+async def authorize(request: Request) -> Response:
+    """GET and POST /oauth2/authorize."""
+    if request.method == "GET" and (reference := request.query_params.get("reference")):
+        return await _go_on(request, reference)
+    if request.method == "GET":
+        pairs = parse_qsl(request.url.query[:_LONGEST_QUERY], keep_blank_values=True)
+    else:
+        body = (await request.body())[:_LONGEST_QUERY].decode("utf-8", "replace")
+        pairs = parse_qsl(body, keep_blank_values=True)
+        if any(name == "form_token" for name, _ in pairs):
+            pages.check_form_token(request, dict(pairs)["form_token"])
+            return await _answered(request, dict(pairs))
+    pool = await database.pool()
+    try:
+        parameters = await _received(pool, pairs)
+    except AuthorizationError as error:
+        return _refused(request, error)
+    kept = await grants.keep_request(pool, parameters["client_id"], parameters)
+    return RedirectResponse(f"/oauth2/authorize?reference={kept}", 303)
+
+
+async def _received(pool: Pool, pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The checked parameters of a request that a browser brings. Raises AuthorizationError."""
+    parameters = {name: value.replace("\x00", "") for name, value in pairs}
+    repeated = len({name for name, _ in pairs}) != len(pairs)
+    if repeated:
+        raise AuthorizationError("invalid_request", "a parameter is repeated")
+    pushed = parameters.get("request_uri", "")
+    if pushed:
+        kept = (
+            await grants.kept_request(pool, pushed.removeprefix(PUSHED), use=True)
+            if pushed.startswith(PUSHED)
+            else None
+        )
+        if kept is None or kept[0] != parameters.get("client_id"):
+            raise AuthorizationError("invalid_request_uri", "the pushed request is not known, was used, or is too old")
+        return kept[1]
+    return await checked(pool, parameters)
+
+
+async def checked(pool: Pool, parameters: dict[str, str]) -> dict[str, str]:
+    """The parameters of a request that is good, with the scope that the app may have. Raises AuthorizationError."""
+    if "request" in parameters:
+        parameters = await _of_request_object(pool, parameters)
+    kept = {name: value for name, value in parameters.items() if name in _PARAMETERS}
+    client, scope = await token_server.check_authorization(pool, kept)
+    redirect_uri, state = kept["redirect_uri"], kept.get("state")
+
+    def refuse(error: str, description: str) -> AuthorizationError:
+        return AuthorizationError(error, description, redirect_uri, state)
+
+    for name in ("aud", "resource"):
+        if kept.get(name, tokens.audience()).rstrip("/") != tokens.audience():
+            raise refuse("invalid_request" if name == "aud" else "invalid_target", f"'{name}' is not this FHIR server")
+    if kept.get("response_mode", "query") != "query":
+        raise refuse("invalid_request", "'response_mode' must be query")
+    prompts = kept.get("prompt", "").split()
+    if not set(prompts) <= {"none", "login", "consent", "select_account"} or ("none" in prompts and len(prompts) > 1):
+        raise refuse("invalid_request", "'prompt' has a value that is not supported")
+    if not kept.get("max_age", "0").isdigit():
+        raise refuse("invalid_request", "'max_age' is a number of seconds")
+    if scopes.LAUNCH in scope.split() and not kept.get("launch"):
+        raise refuse("invalid_request", "the scope 'launch' goes with the parameter 'launch'")
+    if any(len(value) > 2000 for name, value in kept.items() if name != "scope"):
+        raise refuse("invalid_request", "a parameter is too long")
+    return kept | {"scope": scope, "client_id": client.client_id, "asked_at": str(int(time.time()))}
+
+
+async def _of_request_object(pool: Pool, parameters: dict[str, str]) -> dict[str, str]:
+    """The parameters in a request object that the client signed (RFC 9101). Raises AuthorizationError."""
+    client = await clients.find(pool, parameters.get("client_id", ""))
+    if client is None:
+        raise AuthorizationError("invalid_client", "The client does not exist on this server.")
+    refused = AuthorizationError(
+        "invalid_request_object", "the request object is not one that this client signed for us"
+    )
+    try:
+        token = jwt.decode(
+            parameters["request"], await clients.keys_of(client, parameters["request"]), algorithms=clients.ALGORITHMS
+        )
+    except (JoseError, ValueError, OutsideError):
+        raise refused from None
+    claims, now = token.claims, time.time()
+    audience = claims.get("aud")
+    if (
+        claims.get("iss") != client.client_id
+        or claims.get("client_id", client.client_id) != client.client_id
+        or settings().public_url not in (audience if isinstance(audience, list) else [audience])
+        or not isinstance(claims.get("exp"), int | float)
+        or claims["exp"] < now - 60
+        or not isinstance(claims.get("nbf", 0), int | float)
+        or claims.get("nbf", 0) > now + 60
+        or "request" in claims
+        or "request_uri" in claims
+    ):
+        raise refused
+    # Its "aud" says for whom it was signed, not which FHIR server the app wants.
+    wanted = _PARAMETERS - {"aud"}
+    inside = {name: str(value) for name, value in claims.items() if name in wanted and isinstance(value, str | int)}
+    return inside | {"client_id": client.client_id}
+
+
+async def _go_on(request: Request, reference: str) -> Response:
+    """The next step of a kept request: sign in, choose a patient, consent, or the answer."""
+    pool = await database.pool()
+    client, parameters = await _kept(pool, reference)
+    prompts, here = parameters.get("prompt", "").split(), f"/oauth2/authorize?{urlencode({'reference': reference})}"
+    session = await pages.session_of(request)
+    if session is None or not session.is_open or _too_old(session, parameters):
+        if "none" in prompts:
+            return await _tell(pool, reference, parameters, "login_required", "nobody is signed in")
+        if session is not None and not session.is_open:
+            return pages.go_second(here) if session.stage == "second" else RedirectResponse("/account", 303)
+        again = {"again": "1"} if session else {}
+        return RedirectResponse(f"/login?{urlencode({'next': here} | again)}", 303)
+    try:
+        patient = await _patient(pool, session, client, parameters)
+    except AuthorizationError as error:
+        return await _tell(pool, reference, parameters, error.error, error.description)
+    if patient is None and _needs_patient(parameters["scope"]):
+        if "none" in prompts:
+            return await _tell(pool, reference, parameters, "interaction_required", "a patient must be chosen")
+        return await _picker(request, session, client, reference)
+    return await _consent(request, session, client, reference, parameters, patient)
+
+
+def _too_old(session: Session, parameters: dict[str, str]) -> bool:
+    """Whether the person must sign in again, for ``prompt=login`` or ``max_age``."""
+    at, asked = session.authenticated_at.timestamp(), int(parameters["asked_at"])
+    if "login" in parameters.get("prompt", "").split() and at < asked:
+        return True
+    return "max_age" in parameters and at < asked - int(parameters["max_age"])
+
+
+def _needs_patient(scope: str) -> bool:
+    names = scope.split()
+    return scopes.LAUNCH_PATIENT in names or "patient" in scopes.contexts(scope)
+
+
+async def _patient(pool: Pool, session: Session, client: Client, parameters: dict[str, str]) -> uuid.UUID | None:
+    """The record that the app is about, as far as it is clear. Raises AuthorizationError."""
+    if value := parameters.get("launch"):
+        launch = await one_time.look(pool, "launch", value)
+        if launch is None or launch.account_id != session.account.id or launch.facts["client_id"] != client.client_id:
+            raise AuthorizationError("invalid_request", "the launch is not known, was used, or is somebody else's")
+        return uuid.UUID(launch.facts["patient"])
+    return session.account.record_id or session.patient_id
+
+
+async def _picker(request: Request, session: Session, client: Client, reference: str) -> Response:
+    """Whose record: for a professional, among those that his organisation contributes to."""
+    who = request.query_params.get("who", "").strip()[:100]
+    found: list[dict[str, Any]] = []
+    if who and session.account.organisation_id:
+        reader = Reader(f"account/{session.account.id}", session.account.organisation_id)
+        found = await finding.patients(await database.pool(), reader, who)
+    return pages.page(
+        request, "patient.html", session=session, client=client.row, reference=reference, who=who, found=found
+    )
+
+
+async def _consent(
+    request: Request,
+    session: Session,
+    client: Client,
+    reference: str,
+    parameters: dict[str, str],
+    patient: uuid.UUID | None,
+) -> Response:
+    """Ask, or go on where the person has said yes before to all of this."""
+    pool, scope = await database.pool(), parameters["scope"]
+    prompts = parameters.get("prompt", "").split()
+    before = not client.is_public and await grants.has_allowed(
+        pool, session.account.id, client.client_id, scope, patient
+    )
+    if before and "consent" not in prompts and "device" not in parameters:
+        return await _allow(request, session, reference, parameters, scope, patient)
+    if "none" in prompts:
+        return await _tell(pool, reference, parameters, "consent_required", "the person has not allowed this")
+    name = None
+    if patient and session.account.organisation_id:
+        reader = Reader(f"account/{session.account.id}", session.account.organisation_id)
+        name = await finding.name_of(pool, reader, patient)
+    return pages.page(
+        request, "consent.html", session=session, client=client.row, reference=reference, patient=patient,
+        patient_name=name, items=wording.items(scope), always=wording.always(scope), lasting=grants.lasting(scope),
+        host=urlsplit(parameters.get("redirect_uri", "")).hostname,
+    )  # fmt: skip
+
+
+async def _answered(request: Request, form: dict[str, str]) -> Response:
+    """POST of one of our pages: the patient who was chosen, or yes or no."""
+    pool, reference, session = await database.pool(), form.get("reference", ""), await pages.open_session(request)
+    client, parameters = await _kept(pool, reference)
+    if _too_old(session, parameters):
+        return RedirectResponse(f"/oauth2/authorize?{urlencode({'reference': reference})}", 303)
+    chosen = _uuid(form.get("patient", ""))
+    patient = await _patient(pool, session, client, parameters) or chosen
+    if patient and patient != chosen:
+        raise HTTPException(400, "the record has changed in between: start again in the app")
+    if patient and not await grants.may_open(pool, session.account, patient):
+        raise HTTPException(403, "you may not open that record")
+    if form.get("answer") == "patient":
+        if patient is None:
+            return await _picker(request, session, client, reference)
+        return await _consent(request, session, client, reference, parameters, patient)
+    if form.get("answer") != "allow":
+        return await _tell(pool, reference, parameters, "access_denied", "the person said no")
+    if patient is None and _needs_patient(parameters["scope"]):
+        raise HTTPException(400, "no record was chosen")
+    asked = parameters["scope"].split()
+    kept = {value for name, value in form.items() if name.startswith("scope")}
+    given = [text for text in asked if text in kept or scopes.read_scope(text) is None]
+    if not kept & set(asked) and any(scopes.read_scope(text) for text in asked):
+        return await _tell(pool, reference, parameters, "access_denied", "the person allowed nothing")
+    return await _allow(request, session, reference, parameters, " ".join(given), patient)
+
+
+async def _allow(
+    request: Request,
+    session: Session,
+    reference: str,
+    parameters: dict[str, str],
+    scope: str,
+    patient: uuid.UUID | None,
+) -> Response:
+    """Make the grant, once, and send the browser back to the app with a code."""
+    pool = await database.pool()
+    if "fhirUser" in scope.split():
+        await with_practitioner(pool, session.account)
+    if await grants.kept_request(pool, reference, use=True) is None:
+        raise HTTPException(400, "this was answered already: start again in the app")
+    if launch := parameters.get("launch"):
+        await one_time.use(pool, "launch", launch)
+    grant = await grants.allow(
+        pool, session, parameters["client_id"], scope, patient=patient, nonce=parameters.get("nonce")
+    )
+    if device := parameters.get("device"):
+        if not await grants.answer_device(pool, device, grant):
+            raise HTTPException(400, "the code is too old: start again on the device")
+        return _done(request, session, "Your device is connected", "You can go back to it now.")
+    try:
+        return RedirectResponse(await token_server.give_code(pool, parameters, grant), 303)
+    except AuthorizationError as error:
+        return _refused(request, error)
+
+
+async def _tell(pool: Pool, reference: str, parameters: dict[str, str], error: str, description: str) -> Response:
+    """End the request and tell the app."""
+    await grants.kept_request(pool, reference, use=True)
+    if device := parameters.get("device"):
+        await grants.answer_device(pool, device, None)
+        return RedirectResponse("/account", 303)
+    return RedirectResponse(
+        AuthorizationError(error, description, parameters["redirect_uri"], parameters.get("state")).location(), 303
+    )
+
+
+def _refused(request: Request, error: AuthorizationError) -> Response:
+    """Tell the app where it is known; else the person (RFC 6749 section 4.1.2.1)."""
+    if error.redirect_uri:
+        return RedirectResponse(error.location(), 303)
+    return pages.page(
+        request, "message.html", status=400, title="The app asked in a way that cannot be answered",
+        lines=[f"{error.error}: {error.description}", "Tell the maker of the app."],
+    )  # fmt: skip
+
+
+async def _kept(pool: Pool, reference: str) -> tuple[Client, dict[str, str]]:
+    kept = await grants.kept_request(pool, reference)
+    client = await clients.find(pool, kept[0]) if kept else None
+    if kept is None or client is None:
+        raise HTTPException(400, "this request is too old, or was answered already: start again in the app")
+    return client, kept[1]
+
+
+async def device_page(request: Request) -> Response:
+    """GET /oauth2/device: where somebody types what a device shows (RFC 8628 section 3.3)."""
+    session = await pages.open_session(request)
+    return pages.page(request, "device.html", session=session, user_code=request.query_params.get("user_code", "")[:20])
+
+
+async def device(request: Request) -> Response:
+    """POST /oauth2/device."""
+    form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
+    wait = await throttle.admit(pool, throttle.USER_CODE, str(session.account.id))
+    found = None if wait else await grants.device_of(pool, form.get("user_code"))
+    if found is None:
+        text = "There were too many attempts. Wait a few minutes" if wait else "That code is not known, or is too old"
+        return pages.page(
+            request,
+            "device.html",
+            status=429 if wait else 400,
+            session=session,
+            user_code="",
+            errors={"user_code": text},
+        )
+    parameters = {"client_id": found["client_id"], "scope": found["scope"], "device": found["user_code"],
+                  "asked_at": str(int(time.time()))}  # fmt: skip
+    kept = await grants.keep_request(pool, found["client_id"], parameters)
+    return RedirectResponse(f"/oauth2/authorize?{urlencode({'reference': kept})}", 303)
+
+
+def _done(request: Request, session: Session, title: str, line: str) -> Response:
+    return pages.page(request, "message.html", session=session, title=title, lines=[line])
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None

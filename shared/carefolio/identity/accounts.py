@@ -1,0 +1,202 @@
+"""Accounts: a patient's opens his own record, a professional's what his organisation may see."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.identity import passwords
+
+_EMAIL = re.compile(
+    r"[^@\s<>(),:;\\\"\[\]\x00-\x20\x7f]{1,64}@[^@\s<>(),:;\\\"\[\]_\x00-\x20\x7f]+\.[^@\s.\x00-\x20]{2,}\Z"
+)
+_LONGEST_EMAIL = 254
+_SHORTEST_PASSWORD = 10
+_LONGEST_PASSWORD = 256
+# zxcvbn's score: 2 is "somewhat guessable", which a throttled door and a second factor make enough.
+_LEAST_SCORE = 2
+
+
+class AccountError(Exception):
+    """What was asked for cannot be; the text is for the person who asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """``record_id`` of a patient, ``organisation_id`` and ``teams`` of a professional."""
+
+    id: uuid.UUID
+    kind: str
+    name: str
+    email: str | None
+    record_id: uuid.UUID | None
+    organisation_id: uuid.UUID | None
+    practitioner_id: uuid.UUID | None
+    password_hash: str | None
+    has_totp: bool
+    passkeys: int
+    must_enrol: bool
+    ended: bool
+
+    @property
+    def is_patient(self) -> bool:
+        return self.kind == "patient"
+
+    @property
+    def has_strong_factor(self) -> bool:
+        return (self.has_totp or self.passkeys > 0) and not self.must_enrol
+
+    @property
+    def fhir_user(self) -> str | None:
+        """The person as a FHIR reference (SMART App Launch, fhirUser)."""
+        if self.record_id:
+            return f"Patient/{self.record_id}"
+        return f"Practitioner/{self.practitioner_id}" if self.practitioner_id else None
+
+
+_SELECT = """
+    SELECT account.*, (SELECT count(*) FROM passkey WHERE account_id = account.id) AS passkeys FROM account
+"""
+
+
+def account_of(row: asyncpg.Record) -> Account:
+    """The account of a row that ``_SELECT`` found."""
+    return Account(
+        row["id"],
+        row["kind"],
+        row["name"],
+        row["email"],
+        row["record_id"],
+        row["organisation_id"],
+        row["practitioner_id"],
+        row["password_hash"],
+        row["totp_sealed"] is not None,
+        row["passkeys"],
+        row["must_enrol"],
+        row["ended_at"] is not None,
+    )
+
+
+async def by_email(pool: Pool | Connection, email: str) -> Account | None:
+    """The living account of an e-mail address."""
+    row = await pool.fetchrow(f"{_SELECT} WHERE email_key = $1 AND ended_at IS NULL", email_key(email))
+    return account_of(row) if row else None
+
+
+async def by_id(pool: Pool | Connection, number: uuid.UUID) -> Account | None:
+    """A living account."""
+    row = await pool.fetchrow(f"{_SELECT} WHERE id = $1 AND ended_at IS NULL", number)
+    return account_of(row) if row else None
+
+
+async def by_record(pool: Pool | Connection, record: uuid.UUID) -> Account | None:
+    """The living account of the person whose record this is, or is joined with."""
+    row = await pool.fetchrow(
+        f"""
+        {_SELECT} WHERE ended_at IS NULL AND record_id = ANY(ARRAY(
+            SELECT joined.id FROM record asked JOIN record joined USING (person_id) WHERE asked.id = $1
+        )) ORDER BY created_at LIMIT 1
+        """,  # noqa: S608 - ours
+        record,
+    )
+    return account_of(row) if row else None
+
+
+async def by_name(pool: Pool, text: str) -> Account:
+    """The account that an operator names by its e-mail address or its number. Raises AccountError."""
+    try:
+        found = await by_id(pool, uuid.UUID(text))
+    except ValueError:
+        found = await by_email(pool, text)
+    if found is None:
+        raise AccountError(f"there is no account {text}")
+    return found
+
+
+async def add(
+    connection: Connection,
+    *,
+    kind: str,
+    name: str,
+    email: str | None,
+    password: str | None = None,
+    record: uuid.UUID | None = None,
+    organisation: uuid.UUID | None = None,
+    teams: Sequence[uuid.UUID] = (),
+) -> Account:
+    """Make an account. Raises AccountError where the e-mail address or the record has one."""
+    if email is not None:
+        email = checked_email(email)
+    try:
+        async with connection.transaction():
+            number = await connection.fetchval(
+                """
+                INSERT INTO account (kind, name, email, email_key, password_hash, record_id, organisation_id)
+                VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
+                """,
+                kind,
+                name,
+                email,
+                email_key(email) if email else None,
+                await passwords.hashed(password) if password else None,
+                record,
+                organisation,
+            )
+    except asyncpg.UniqueViolationError:
+        raise AccountError("there is an account already") from None
+    await connection.executemany(
+        "INSERT INTO account_team (account_id, team_id) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        [(number, team) for team in teams],
+    )
+    made = await by_id(connection, number)
+    assert made is not None
+    return made
+
+
+async def set_password(connection: Pool | Connection, account: Account, password: str) -> None:
+    """Raises AccountError for a password that is too easily guessed."""
+    check_password(password, account.email or "", account.name)
+    await connection.execute(
+        "UPDATE account SET password_hash = $2 WHERE id = $1", account.id, await passwords.hashed(password)
+    )
+
+
+async def end(connection: Connection, account: Account) -> None:
+    """No more sign-ins; sessions and apps end, and the e-mail address is free again."""
+    await connection.execute(
+        "UPDATE account SET ended_at = now(), email_key = NULL, password_hash = NULL WHERE id = $1", account.id
+    )
+
+
+def email_key(email: str) -> str:
+    """How an address is looked up: nobody tells his own in two ways by case or by Unicode form."""
+    return unicodedata.normalize("NFKC", email.strip()).casefold()
+
+
+def checked_email(email: str) -> str:
+    """The address as its owner writes it. Raises AccountError where it is none."""
+    email = email.strip()
+    if len(email) > _LONGEST_EMAIL or not _EMAIL.match(email) or ".." in email:
+        raise AccountError("Enter an e-mail address in the correct format, like name@example.com")
+    return email
+
+
+def check_password(password: str, *personal: str) -> None:
+    """Raises AccountError for one that is short, or that somebody would try (NCSC; OWASP ASVS 2.1)."""
+    from zxcvbn import zxcvbn
+
+    if len(password) < _SHORTEST_PASSWORD:
+        raise AccountError(f"Your password must have at least {_SHORTEST_PASSWORD} characters")
+    if len(password) > _LONGEST_PASSWORD:
+        raise AccountError(f"Your password must have at most {_LONGEST_PASSWORD} characters")
+    words = [word for text in personal for word in re.split(r"[^\w]+", text.casefold()) if len(word) > 2]
+    if zxcvbn(password[:72], user_inputs=[*words, "carefolio", "patient", "hospital"])["score"] < _LEAST_SCORE:
+        raise AccountError(
+            "Choose a password that is harder to guess, for example three words that do not belong together"
+        )

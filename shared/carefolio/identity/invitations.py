@@ -1,0 +1,243 @@
+"""Invitations: how somebody gets an account.
+
+A patient's comes from an organisation that holds a record of him, by letter or e-mail, and is used with the date of
+birth that the record has. What is wrong is never told apart: the code, the date, or an invitation that is over.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import asyncpg
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.identity import accounts, letters, passwords, sealed, security_events
+from carefolio.identity.accounts import AccountError
+from carefolio.identity.security_events import SecurityEvent
+
+DAYS = 30
+_TRIES = 5
+# No letter that is read for another; 12 of them are 57 bits.
+_ALPHABET = "BCDFGHJKLMNPQRSTVWXYZ2345679"
+_LENGTH = 12
+_NHS_NUMBER = "https://fhir.nhs.uk/Id/nhs-number"
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A living invitation."""
+
+    id: uuid.UUID
+    kind: str
+    record_id: uuid.UUID | None
+    organisation_id: uuid.UUID
+    teams: tuple[uuid.UUID, ...]
+    name: str
+    email: str | None
+
+    @property
+    def is_patient(self) -> bool:
+        return self.kind == "patient"
+
+
+@dataclass(frozen=True, slots=True)
+class NewInvitation:
+    """``code`` is known here, in the letter, and nowhere else."""
+
+    code: str
+    name: str
+    email: str | None
+    expires: str
+
+
+async def invite_patient(
+    pool: Pool,
+    organisation: uuid.UUID,
+    *,
+    nhs_number: str = "",
+    record: uuid.UUID | None = None,
+    email: str | None = None,
+) -> NewInvitation:
+    """Invite the person of a record that the organisation contributes to. Raises AccountError."""
+    email = accounts.checked_email(email) if email else None
+    async with pool.acquire() as connection, connection.transaction():
+        if record is None:
+            record = await record_of(connection, nhs_number)
+        row = await connection.fetchrow(
+            "SELECT content::json ->> 'birthDate' AS born FROM resource"
+            " WHERE id = $1 AND type = 'Patient' AND organisations @> ARRAY[$2::uuid]",
+            record,
+            organisation,
+        )
+        if record is None or row is None:
+            raise AccountError("this organisation holds no record with that NHS number")
+        if not row["born"]:
+            raise AccountError("the record has no date of birth, by which the patient could be known")
+        if await accounts.by_record(connection, record):
+            raise AccountError("the patient has an account already")
+        name = await _name_of(connection, record)
+        made = await _invite(connection, "patient", organisation, name=name, email=email, record=record)
+    letters.kick()
+    return made
+
+
+async def invite_professional(
+    pool: Pool, organisation: uuid.UUID, name: str, email: str, teams: Sequence[uuid.UUID] = ()
+) -> NewInvitation:
+    """Invite somebody who works for the organisation, into its teams. Raises AccountError."""
+    email = accounts.checked_email(email)
+    async with pool.acquire() as connection, connection.transaction():
+        if await accounts.by_email(connection, email):
+            raise AccountError("there is an account with this e-mail address already")
+        made = await _invite(connection, "professional", organisation, name=name, email=email, teams=teams)
+    letters.kick()
+    return made
+
+
+async def _invite(
+    connection: Connection, kind: str, organisation: uuid.UUID, *, name: str, email: str | None,
+    record: uuid.UUID | None = None, teams: Sequence[uuid.UUID] = (),
+) -> NewInvitation:  # fmt: skip
+    code = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    expires = datetime.now(UTC) + timedelta(days=DAYS)
+    await connection.execute(
+        """
+        INSERT INTO invitation (digest, kind, record_id, organisation_id, teams, name, email, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        """,
+        sealed.mac("invitation", code),
+        kind,
+        record,
+        organisation,
+        list(teams),
+        name,
+        email,
+        expires,
+    )
+    until = f"{expires.day} {expires:%B %Y}"
+    shown = "-".join(code[at : at + 4] for at in range(0, _LENGTH, 4))
+    await security_events.record(connection, SecurityEvent.INVITED, detail=kind)
+    if email:
+        title = await connection.fetchval("SELECT name FROM organisation WHERE id = $1", organisation)
+        await letters.write(
+            connection,
+            "invitation",
+            email,
+            name=name,
+            organisation=title,
+            code=shown,
+            until=until,
+            patient=kind == "patient",
+        )
+    return NewInvitation(shown, name, email, until)
+
+
+async def find(pool: Pool, code: str) -> Invitation | None:
+    """The living invitation of a code."""
+    row = await pool.fetchrow(
+        "SELECT * FROM invitation WHERE digest = $1 AND used_at IS NULL AND expires_at > now() AND tries < $2",
+        sealed.mac("invitation", plain(code)),
+        _TRIES,
+    )
+    return _invitation(row) if row else None
+
+
+async def proven(pool: Pool, code: str, born: date | None) -> Invitation | None:
+    """The invitation of a code whose patient was born on that day; a wrong day is counted, and five end it."""
+    row = await pool.fetchrow(
+        """
+        UPDATE invitation SET tries = tries + 1
+        WHERE digest = $1 AND used_at IS NULL AND expires_at > now() AND tries < $2 RETURNING *
+        """,
+        sealed.mac("invitation", plain(code)),
+        _TRIES,
+    )
+    if row is None:
+        return None
+    invitation = _invitation(row)
+    if invitation.record_id and (born is None or await birth_date(pool, invitation.record_id) != born.isoformat()):
+        return None
+    await pool.execute("UPDATE invitation SET tries = tries - 1 WHERE id = $1", invitation.id)
+    return invitation
+
+
+async def accept(pool: Pool, invitation: Invitation, name: str, email: str, password: str) -> None:
+    """Make the account of an invitation, which is then used. Raises AccountError.
+
+    Where the address has an account, its owner is written to and nothing else is done: whoever asks sees no difference.
+    """
+    email = accounts.checked_email(email)
+    accounts.check_password(password, email, name)
+    async with pool.acquire() as connection, connection.transaction():
+        if known := await accounts.by_email(connection, email):
+            await passwords.hashed(password)
+            await letters.write(connection, "email-taken", email, name=known.name)
+        else:
+            await _use(connection, invitation.id)
+            made = await accounts.add(
+                connection,
+                kind=invitation.kind,
+                name=name,
+                email=email,
+                password=password,
+                record=invitation.record_id,
+                organisation=None if invitation.is_patient else invitation.organisation_id,
+                teams=invitation.teams,
+            )
+            await security_events.record(
+                connection, SecurityEvent.ACCOUNT_MADE, account=made.id, detail=invitation.kind
+            )
+    letters.kick()
+
+
+async def _use(connection: Connection, number: uuid.UUID) -> None:
+    used = await connection.execute("UPDATE invitation SET used_at = now() WHERE id = $1 AND used_at IS NULL", number)
+    if used != "UPDATE 1":
+        raise AccountError("This invitation has been used already")
+
+
+async def birth_date(pool: Pool | Connection, record: uuid.UUID) -> str | None:
+    """The date of birth (YYYY-MM-DD) that a record has."""
+    born = await pool.fetchval(
+        "SELECT content::json ->> 'birthDate' FROM resource WHERE id = $1 AND type = 'Patient'", record
+    )
+    return str(born) if born else None
+
+
+async def record_of(pool: Pool | Connection, nhs_number: str) -> uuid.UUID | None:
+    """The record of an NHS number."""
+    number = await pool.fetchval(
+        "SELECT patient_id FROM patient_identifier WHERE owner = $1 AND system = $2 AND value = $3",
+        uuid.UUID(int=0),
+        _NHS_NUMBER,
+        re.sub(r"\D", "", nhs_number),
+    )
+    return uuid.UUID(str(number)) if number else None
+
+
+async def _name_of(connection: Connection, record: uuid.UUID) -> str:
+    """How the record calls its person."""
+    given, family = await connection.fetchrow(
+        """
+        SELECT content::json -> 'name' -> 0 -> 'given' ->> 0, content::json -> 'name' -> 0 ->> 'family'
+        FROM resource WHERE id = $1 AND type = 'Patient'
+        """,
+        record,
+    )
+    return " ".join(filter(None, (given, family))) or "patient"
+
+
+def plain(code: str) -> str:
+    """A code as it was made: people write it in small letters, with blanks and hyphens."""
+    return re.sub(r"[^A-Z0-9]", "", code.upper())
+
+
+def _invitation(row: asyncpg.Record) -> Invitation:
+    return Invitation(
+        row["id"], row["kind"], row["record_id"], row["organisation_id"], tuple(row["teams"]), row["name"], row["email"]
+    )

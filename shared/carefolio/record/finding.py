@@ -1,0 +1,63 @@
+"""Finding a patient by name or number, for a person who is about to choose one."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from typing import Any
+
+from carefolio.cloud.database import Pool
+from carefolio.record.access import Reader, readable
+from carefolio.record.arguments import Arguments
+from carefolio.record.search_terms import condition
+
+_MOST = 20
+_NHS_NUMBER = "https://fhir.nhs.uk/Id/nhs-number"
+
+
+async def patients(pool: Pool, reader: Reader, who: str) -> list[dict[str, Any]]:
+    """Those whom ``who`` means, an NHS number or the beginning of a family name: id, name, born, nhs_number.
+
+    Each of them leaves an audit line.
+    """
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    digits = re.sub(r"\s", "", who)
+    if digits.isdigit():
+        wanted = condition("Patient", "identifier", f"{_NHS_NUMBER}|{digits}", arguments)
+    else:
+        wanted = condition("Patient", "family", who.replace(",", r"\,"), arguments)
+    return await _shown(pool, reader, wanted, arguments)
+
+
+async def name_of(pool: Pool, reader: Reader, patient: uuid.UUID) -> str | None:
+    """How a record calls its person, with the date of birth, as the reader may know."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    found = await _shown(pool, reader, f"id = {arguments.add(patient)}", arguments)
+    return f"{found[0]['name']}, born {found[0]['born']}" if found else None
+
+
+async def _shown(pool: Pool, reader: Reader, wanted: str, arguments: Arguments) -> list[dict[str, Any]]:
+    allowed = readable(reader, arguments.values)
+    actor, organisation = arguments.add(reader.actor), arguments.add(reader.organisation_id)
+    rows = await pool.fetch(
+        f"""
+        WITH found AS (
+            SELECT id, content FROM resource WHERE type = 'Patient' AND {wanted} AND {allowed} LIMIT {_MOST}
+        ), noted AS (
+            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
+            SELECT {actor}::text, {organisation}::uuid, 'find', id, 'Patient' FROM found
+        ) SELECT id, content FROM found ORDER BY id
+        """,  # noqa: S608 - the predicates are ours, their values are arguments
+        *arguments.values,
+    )
+    return [_patient(row["id"], json.loads(row["content"])) for row in rows]
+
+
+def _patient(number: uuid.UUID, content: dict[str, Any]) -> dict[str, Any]:
+    name = (content.get("name") or [{}])[0]
+    numbers = [each.get("value", "") for each in content.get("identifier", []) if each.get("system") == _NHS_NUMBER]
+    shown = f"{numbers[0][:3]} {numbers[0][3:6]} {numbers[0][6:]}" if numbers and len(numbers[0]) == 10 else ""
+    given = " ".join(name.get("given", []))
+    return {"id": number, "name": f"{given} {name.get('family', '')}".strip() or name.get("text", "unknown"),
+            "born": content.get("birthDate", "unknown"), "nhs_number": shown}  # fmt: skip
