@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functions_framework.aio
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.routing import Route
@@ -50,8 +51,18 @@ _DOOR = door.FhirDoor(
     ],
     outcome,
 )
+# An app in a browser calls from its own site (SMART App Launch 2.2); no cookie takes part in it.
+_OPEN = CORSMiddleware(
+    _DOOR,
+    allow_origins=["*"],
+    allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+    allow_headers=["Authorization", "Content-Type", "If-Match", "If-Modified-Since", "If-None-Exist", "If-None-Match",
+                   "Prefer", "X-Requested-With"],
+    expose_headers=["Content-Location", "ETag", "Last-Modified", "Location"],
+    max_age=3600,
+)  # fmt: skip
 # The cheapest level: it is the line that is slow, not the reader.
-_APP = GZipMiddleware(_DOOR, minimum_size=1000, compresslevel=1)
+_APP = GZipMiddleware(_OPEN, minimum_size=1000, compresslevel=1)
 
 
 @functions_framework.aio.http

@@ -13,7 +13,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, KeySet
 from tests.conftest import Hospital, unique
-from tests.people.conftest import BACK, App, NewApp, NewVisitor, People, Visitor
+from tests.people_kit import BACK, App, NewApp, NewVisitor, People, Visitor
 
 from carefolio.identity import registry
 from carefolio.identity.registry import AppSettings
@@ -99,7 +99,7 @@ async def test_an_app_writes_only_into_the_record_that_is_open(
 
     def weight(patient: str) -> dict[str, Any]:
         return {"resourceType": "Observation", "status": "final", "code": {"text": "weight"},
-                "subject": {"reference": f"Patient/{patient}"}, "valueQuantity": {"value": 70, "unit": "kg"}}  # fmt: skip
+                "subject": {"reference": f"Patient/{patient}"}, "valueString": "70 kg"}  # fmt: skip
 
     made = await app.fhir(token, "Observation", "POST", weight(who.record))
     assert made.status == 201, made.body
@@ -474,7 +474,7 @@ async def test_a_client_registers_itself_with_an_operators_token(
     )
     bearer = {"Authorization": f"Bearer {json.loads(allowed.stdout)['initial_access_token']}"}
     wanted = {"client_name": "Self made", "redirect_uris": [BACK], "token_endpoint_auth_method": "none",
-              "grant_types": ["authorization_code", "refresh_token"], "scope": "launch/patient patient/*.rs"}  # fmt: skip
+              "grant_types": ["authorization_code", "refresh_token"], "scope": "patient/*.rs"}  # fmt: skip
 
     async def register(**more: Any) -> Any:
         return await hospital.request("POST", "/oauth2/register", json=wanted | more, headers=bearer)
@@ -499,7 +499,7 @@ async def test_a_client_registers_itself_with_an_operators_token(
     assert (await register()).status == 401
     await people.patient(visitor)
     app = App(registry.NewClient(made.json["client_id"], None, ""), visitor)
-    assert (await app.token(await app.allow("launch/patient patient/*.rs"))).status == 200
+    assert (await app.token(await app.allow("patient/*.rs"))).status == 200
     assert (await hospital.request("POST", "/oauth2/register", json=wanted)).status == 401
 
 

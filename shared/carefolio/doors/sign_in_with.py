@@ -264,7 +264,7 @@ async def role(request: Request) -> Response:
 
 async def _refused(request: Request, pool: Pool, provider: Provider, error: SignInError) -> Response:
     browser = pages.browser_of(request)
-    detail = f"provider {provider.name}: {error.code} {error.description if error.code == 'id_token' else ''}".strip()
+    detail = f"provider {provider.name}: {error.code} {error.description if error.code in ('id_token', 'saml') else ''}".strip()
     await security_events.record(pool, SecurityEvent.PROVIDER_REFUSED, address=browser.address, detail=detail[:200])
     return _failed(request, provider, error)
 

@@ -45,7 +45,7 @@ async def admit(pool: Pool, limit: Limit, value: str) -> int:
     """Count an attempt. Returns 0 where it may be tried, else the seconds to wait."""
     waiting = await pool.fetchval(
         """
-        INSERT INTO throttle AS t (key, attempts, last_at, blocked_until) VALUES ($1, 1, now(), now())
+        INSERT INTO throttle AS t (key, attempts, last_at, blocked_until) VALUES ($1, 1, now(), '-infinity')
         ON CONFLICT (key) DO UPDATE SET
             attempts = CASE
                 WHEN t.blocked_until > now() THEN t.attempts
@@ -56,7 +56,7 @@ async def admit(pool: Pool, limit: Limit, value: str) -> int:
                 WHEN t.blocked_until > now() THEN t.blocked_until
                 WHEN t.last_at >= now() - make_interval(secs => $4) AND t.attempts + 1 >= $2
                     THEN now() + make_interval(secs => least($5, $3 * 2 ^ least(t.attempts + 1 - $2, 20)))
-                ELSE now() END
+                ELSE '-infinity' END
         RETURNING CASE WHEN last_at = now() THEN 0 ELSE ceil(extract(epoch FROM blocked_until - now()))::int END
         """,
         key(limit, value),

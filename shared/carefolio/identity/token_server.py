@@ -436,7 +436,16 @@ Answer = tuple[int, dict[str, Any], dict[str, str]]
 
 
 async def token_response(pool: Pool, headers: Mapping[str, str], form: dict[str, str]) -> Answer:
-    """Status, JSON body and headers for a request to the token endpoint."""
+    """Status, JSON body and headers for a request to the token endpoint.
+
+    A public client need not name itself with a refresh token, which is bound to it (RFC 6749 section 6).
+    """
+    names_itself = "client_id" in form or "client_assertion" in form or "authorization" in headers
+    if form.get("grant_type") == "refresh_token" and not names_itself:
+        known = await grants.of_refresh(pool, form.get("refresh_token", ""))
+        client = await clients.find(pool, known["client_id"]) if known else None
+        if client and client.is_public:
+            form = form | {"client_id": client.client_id}
     return await _answer(TokenServer(pool).create_token_response, FormRequest(headers, form))
 
 

@@ -18,11 +18,11 @@ import aiohttp
 import asyncpg
 import pyotp
 import pytest
-from tests.conftest import Hospital, Reply, Running, basic, unique
 from yarl import URL
 
 from carefolio.identity import invitations, registry
 from carefolio.identity.registry import AppSettings, NewClient
+from tests.conftest import Hospital, Reply, Running, basic, unique
 
 PASSWORD = "teapot lantern gravel"
 BACK = "https://app.example/back"
