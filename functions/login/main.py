@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import json_error
-from carefolio.doors import account, authorize, oauth, pages, sign_in, sign_in_with
+from carefolio.doors import account, authorize, hand_over, oauth, pages, sign_in, sign_in_with
 
 # What machines call, from a browser's app too.
 _MACHINES = {
@@ -24,7 +24,7 @@ _MACHINES = {
     "/.well-known/jwks.json": (oauth.keys, ["GET"]),
     "/.well-known/openid-configuration": (oauth.configuration, ["GET"]),
     "/.well-known/oauth-authorization-server": (oauth.configuration, ["GET"]),
-    "/login/hand-over": (sign_in_with.give_hand_over, ["POST"]),
+    "/login/hand-over": (hand_over.give, ["POST"]),
 }
 
 
@@ -64,9 +64,9 @@ _ROUTES = [
     Route("/login/role", sign_in_with.role, methods=["POST"]),
     Route("/login/email", sign_in_with.email_page, methods=["GET"]),
     Route("/login/email", sign_in_with.email, methods=["POST"]),
-    Route("/login/pair", sign_in_with.pair_page, methods=["GET"]),
-    Route("/login/pair", sign_in_with.pair, methods=["POST"]),
-    Route("/login/hand-over/{token}", sign_in_with.use_hand_over, methods=["GET"]),
+    Route("/login/pair", hand_over.pair_page, methods=["GET"]),
+    Route("/login/pair", hand_over.pair, methods=["POST"]),
+    Route("/login/hand-over/{token}", hand_over.use, methods=["GET"]),
     Route("/login/static/{name}", pages.static, methods=["GET"]),
     Route("/nhs-login/login", sign_in_with.from_nhs_app, methods=["GET"]),
     Route("/account", account.show, methods=["GET"]),

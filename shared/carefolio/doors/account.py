@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from carefolio.cloud import database
 from carefolio.cloud.settings import settings
 from carefolio.doors import pages, wording
-from carefolio.identity import factors, grants, sealed, security_events, sessions, sign_in
+from carefolio.identity import factors, grants, launches, sealed, security_events, sessions, sign_in
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.factors import FactorError
 from carefolio.identity.security_events import SecurityEvent
@@ -46,7 +46,7 @@ async def show(request: Request) -> Response:
             dict(app) | {"lines": wording.lines(app["scope"])}
             for app in await grants.of_account(pool, session.account.id)
         ],
-        launchable=await grants.launchable(pool, session.account),
+        launchable=await launches.apps(pool, session.account),
         events=await security_events.latest(pool, account=session.account.id, limit=_EVENTS),
     )
 
@@ -250,7 +250,7 @@ async def end_app(request: Request) -> Response:
 async def open_app(request: Request) -> Response:
     """POST /account/apps/open: SMART's EHR launch, with the record that is open here."""
     form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
-    launch = await grants.launch(pool, session, form.get("client_id"), form.get("nhs_number"))
+    launch = await launches.give(pool, session, form.get("client_id"), form.get("nhs_number"))
     if launch is None:
         raise HTTPException(400, "this app cannot be opened for that patient")
     uri, value = launch

@@ -22,7 +22,7 @@ from carefolio.cloud.database import Pool
 from carefolio.cloud.settings import settings
 from carefolio.doors import pages, wording
 from carefolio.doors.practitioners import with_practitioner
-from carefolio.identity import clients, grants, one_time, scopes, throttle, token_server, tokens
+from carefolio.identity import clients, devices, grants, one_time, requests, scopes, throttle, token_server, tokens
 from carefolio.identity.clients import Client
 from carefolio.identity.outside import OutsideError
 from carefolio.identity.sessions import Session
@@ -72,7 +72,7 @@ async def authorize(request: Request) -> Response:
         parameters = await _received(pool, pairs)
     except AuthorizationError as error:
         return _refused(request, error)
-    kept = await grants.keep_request(pool, parameters["client_id"], parameters)
+    kept = await requests.keep(pool, parameters["client_id"], parameters)
     return RedirectResponse(f"/oauth2/authorize?reference={kept}", 303)
 
 
@@ -84,11 +84,7 @@ async def _received(pool: Pool, pairs: list[tuple[str, str]]) -> dict[str, str]:
         raise AuthorizationError("invalid_request", "a parameter is repeated")
     pushed = parameters.get("request_uri", "")
     if pushed:
-        kept = (
-            await grants.kept_request(pool, pushed.removeprefix(PUSHED), use=True)
-            if pushed.startswith(PUSHED)
-            else None
-        )
+        kept = await requests.find(pool, pushed.removeprefix(PUSHED), use=True) if pushed.startswith(PUSHED) else None
         if kept is None or kept[0] != parameters.get("client_id"):
             raise AuthorizationError("invalid_request_uri", "the pushed request is not known, was used, or is too old")
         return kept[1]
@@ -285,7 +281,7 @@ async def _allow(
     pool = await database.pool()
     if "fhirUser" in scope.split():
         await with_practitioner(pool, session.account)
-    if await grants.kept_request(pool, reference, use=True) is None:
+    if await requests.find(pool, reference, use=True) is None:
         raise HTTPException(400, "this was answered already: start again in the app")
     if launch := parameters.get("launch"):
         await one_time.use(pool, "launch", launch)
@@ -293,7 +289,7 @@ async def _allow(
         pool, session, parameters["client_id"], scope, patient=patient, nonce=parameters.get("nonce")
     )
     if device := parameters.get("device"):
-        if not await grants.answer_device(pool, device, grant):
+        if not await devices.answer(pool, device, grant):
             raise HTTPException(400, "the code is too old: start again on the device")
         return _done(request, session, "Your device is connected", "You can go back to it now.")
     try:
@@ -304,9 +300,9 @@ async def _allow(
 
 async def _tell(pool: Pool, reference: str, parameters: dict[str, str], error: str, description: str) -> Response:
     """End the request and tell the app."""
-    await grants.kept_request(pool, reference, use=True)
+    await requests.find(pool, reference, use=True)
     if device := parameters.get("device"):
-        await grants.answer_device(pool, device, None)
+        await devices.answer(pool, device, None)
         return RedirectResponse("/account", 303)
     return RedirectResponse(
         AuthorizationError(error, description, parameters["redirect_uri"], parameters.get("state")).location(), 303
@@ -324,7 +320,7 @@ def _refused(request: Request, error: AuthorizationError) -> Response:
 
 
 async def _kept(pool: Pool, reference: str) -> tuple[Client, dict[str, str]]:
-    kept = await grants.kept_request(pool, reference)
+    kept = await requests.find(pool, reference)
     client = await clients.find(pool, kept[0]) if kept else None
     if kept is None or client is None:
         raise HTTPException(400, "this request is too old, or was answered already: start again in the app")
@@ -341,7 +337,7 @@ async def device(request: Request) -> Response:
     """POST /oauth2/device."""
     form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
     wait = await throttle.admit(pool, throttle.USER_CODE, str(session.account.id))
-    found = None if wait else await grants.device_of(pool, form.get("user_code"))
+    found = None if wait else await devices.waiting(pool, form.get("user_code"))
     if found is None:
         text = "There were too many attempts. Wait a few minutes" if wait else "That code is not known, or is too old"
         return pages.page(
@@ -354,7 +350,7 @@ async def device(request: Request) -> Response:
         )
     parameters = {"client_id": found["client_id"], "scope": found["scope"], "device": found["user_code"],
                   "asked_at": str(int(time.time()))}  # fmt: skip
-    kept = await grants.keep_request(pool, found["client_id"], parameters)
+    kept = await requests.keep(pool, found["client_id"], parameters)
     return RedirectResponse(f"/oauth2/authorize?{urlencode({'reference': kept})}", 303)
 
 

@@ -14,7 +14,17 @@ from carefolio.cloud.http import read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import Event, log
 from carefolio.doors import authorize
-from carefolio.identity import discovery, grants, registration, security_events, throttle, token_server, tokens
+from carefolio.identity import (
+    discovery,
+    grants,
+    registration,
+    requests,
+    security_events,
+    throttle,
+    token_grants,
+    token_server,
+    tokens,
+)
 from carefolio.identity.clients import Client
 from carefolio.identity.registration import RegistrationError
 from carefolio.identity.security_events import SecurityEvent
@@ -107,7 +117,7 @@ async def pushed(request: Request) -> Response:
         parameters = await authorize.checked(pool, parameters)
     except AuthorizationError as error:
         return _answered(400, {"error": error.error, "error_description": error.description})
-    value = await grants.keep_request(pool, client.client_id, parameters, authorize.PUSHED_SECONDS)
+    value = await requests.keep(pool, client.client_id, parameters, authorize.PUSHED_SECONDS)
     return _answered(201, {"request_uri": f"{authorize.PUSHED}{value}", "expires_in": authorize.PUSHED_SECONDS})
 
 
@@ -150,7 +160,7 @@ async def userinfo(request: Request) -> Response:
     if person is None or "openid" not in token.scope.split():
         challenge = 'Bearer error="insufficient_scope", scope="openid"'
         return _answered(403, {"error": "insufficient_scope"}, {"WWW-Authenticate": challenge})
-    return _answered(200, token_server.person_claims(person, token.scope))
+    return _answered(200, token_grants.person_claims(person, token.scope))
 
 
 async def keys(request: Request) -> Response:

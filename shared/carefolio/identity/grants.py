@@ -1,4 +1,4 @@
-"""What a person allowed an app, and everything that comes of it: codes, refresh tokens, devices.
+"""What a person allowed an app, and everything that comes of it: codes and refresh tokens.
 
 Each is used by compare-and-swap: of any number that come with it at once, one gets what it stands for. One that comes a
 second time ends the whole family, since one of the two who have it is a thief (RFC 9700 sections 2.1.1 and 4.14.2).
@@ -6,31 +6,22 @@ second time ends the whole family, since one of the two who have it is a thief (
 
 from __future__ import annotations
 
-import json
-import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import asyncpg
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import invitations, one_time, scopes, sealed, security_events
+from carefolio.identity import scopes, sealed, security_events
 from carefolio.identity.accounts import Account
 from carefolio.identity.security_events import SecurityEvent
 from carefolio.identity.sessions import ABSOLUTE, Session
 
 CODE_SECONDS = 60
-DEVICE_SECONDS = 15 * 60
-DEVICE_INTERVAL = 5
 _OFFLINE_DAYS = 180
 # A refresh token that nobody uses for so long is forgotten.
 _IDLE_DAYS = 30
-_LAUNCH_SECONDS = 5 * 60
-_REQUEST_SECONDS = 10 * 60
-# No vowels, so that no words appear (RFC 8628 section 6.1).
-_USER_CODE = "BCDFGHJKLMNPQRSTVWXZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +53,11 @@ class Grant:
         return f"Practitioner/{self.practitioner_id}" if self.practitioner_id else None
 
 
-_LIVING = """
+LIVING = """
     app_grant.ended_at IS NULL AND app_grant.expires_at > now() AND EXISTS (
         SELECT FROM account WHERE account.id = app_grant.account_id AND account.ended_at IS NULL)
 """
-_SELECT = """
+SELECT = """
     SELECT app_grant.*, account.organisation_id, account.record_id, account.practitioner_id, account.name, account.email
     FROM app_grant JOIN account ON account.id = app_grant.account_id
 """
@@ -151,7 +142,7 @@ async def of_account(pool: Pool, account: uuid.UUID) -> list[asyncpg.Record]:
             f"""
             SELECT app_grant.id, client.name, app_grant.scope, app_grant.created_at, app_grant.expires_at
             FROM app_grant JOIN client ON client.id = app_grant.client_id
-            WHERE account_id = $1 AND {_LIVING} ORDER BY app_grant.created_at DESC
+            WHERE account_id = $1 AND {LIVING} ORDER BY app_grant.created_at DESC
             """,  # noqa: S608 - ours
             account,
         )
@@ -160,8 +151,8 @@ async def of_account(pool: Pool, account: uuid.UUID) -> list[asyncpg.Record]:
 
 async def person(pool: Pool, grant: uuid.UUID) -> Grant | None:
     """A living grant by its number, with its person."""
-    row = await pool.fetchrow(f"{_SELECT} WHERE app_grant.id = $1 AND {_LIVING}", grant)
-    return _grant(row) if row else None
+    row = await pool.fetchrow(f"{SELECT} WHERE app_grant.id = $1 AND {LIVING}", grant)
+    return grant_of(row) if row else None
 
 
 # Authorization codes.
@@ -195,7 +186,7 @@ async def use_code(pool: Pool, code: str, client_id: str) -> Grant | None:
             RETURNING code.grant_id, code.redirect_uri, code.challenge
         )
         SELECT used.redirect_uri, used.challenge, living.* FROM used JOIN LATERAL (
-            {_SELECT} WHERE app_grant.id = used.grant_id AND {_LIVING}
+            {SELECT} WHERE app_grant.id = used.grant_id AND {LIVING}
         ) AS living ON true
         """,  # noqa: S608 - ours
         sealed.digest(code),
@@ -204,7 +195,7 @@ async def use_code(pool: Pool, code: str, client_id: str) -> Grant | None:
     if row is None:
         await _reused(pool, "authorization_code", code)
         return None
-    return _grant(row)
+    return grant_of(row)
 
 
 # Refresh tokens.
@@ -236,7 +227,7 @@ async def use_refresh(pool: Pool, value: str, client_id: str) -> Grant | None:
             RETURNING token.grant_id
         ), noted AS (UPDATE app_grant SET used_at = now() FROM used WHERE app_grant.id = used.grant_id)
         SELECT living.* FROM used JOIN LATERAL (
-            {_SELECT} WHERE app_grant.id = used.grant_id AND {_LIVING}
+            {SELECT} WHERE app_grant.id = used.grant_id AND {LIVING}
         ) AS living ON true
         """,  # noqa: S608 - ours
         sealed.digest(value),
@@ -245,7 +236,7 @@ async def use_refresh(pool: Pool, value: str, client_id: str) -> Grant | None:
     if row is None:
         await _reused(pool, "refresh_token", value)
         return None
-    return _grant(row)
+    return grant_of(row)
 
 
 async def of_refresh(pool: Pool, value: str) -> asyncpg.Record | None:
@@ -253,7 +244,7 @@ async def of_refresh(pool: Pool, value: str) -> asyncpg.Record | None:
     return await pool.fetchrow(
         f"""
         SELECT token.grant_id, token.expires_at, app_grant.client_id, app_grant.scope, app_grant.account_id,
-               token.used_at IS NULL AND token.expires_at > now() AND {_LIVING} AS living
+               token.used_at IS NULL AND token.expires_at > now() AND {LIVING} AS living
         FROM refresh_token token JOIN app_grant ON app_grant.id = token.grant_id WHERE token.digest = $1
         """,  # noqa: S608 - ours
         sealed.digest(value),
@@ -276,141 +267,6 @@ async def _reused(pool: Pool, table: str, value: str) -> None:
         )
 
 
-# Devices (RFC 8628).
-
-
-async def ask_device(pool: Pool, client_id: str, scope: str, device_code: str, user_code: str) -> None:
-    await pool.execute(
-        """
-        INSERT INTO device_code (digest, user_code, client_id, scope, expires_at)
-        VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
-        """,
-        sealed.digest(device_code),
-        invitations.plain(user_code),
-        client_id,
-        scope,
-        float(DEVICE_SECONDS),
-    )
-
-
-def new_user_code() -> str:
-    letters = "".join(secrets.choice(_USER_CODE) for _ in range(8))
-    return f"{letters[:4]}-{letters[4:]}"
-
-
-async def device_of(pool: Pool, user_code: str) -> asyncpg.Record | None:
-    """The waiting device of a code that somebody read from it."""
-    return await pool.fetchrow(
-        "SELECT * FROM device_code WHERE user_code = $1 AND expires_at > now() AND grant_id IS NULL AND NOT refused",
-        invitations.plain(user_code),
-    )
-
-
-async def answer_device(pool: Pool, user_code: str, grant: uuid.UUID | None) -> bool:
-    """The person says yes (``grant``) or no to a waiting device; once."""
-    done = await pool.execute(
-        "UPDATE device_code SET grant_id = $2::uuid, refused = $2::uuid IS NULL"
-        " WHERE user_code = $1 AND expires_at > now() AND grant_id IS NULL AND NOT refused",
-        invitations.plain(user_code),
-        grant,
-    )
-    return bool(done == "UPDATE 1")
-
-
-async def poll_device(pool: Pool, device_code: str) -> asyncpg.Record | None:
-    """What is known of a device, and whether it asks too often (``hasty``)."""
-    return await pool.fetchrow(
-        """
-        WITH asked AS (SELECT digest, polled_at FROM device_code WHERE digest = $1 FOR UPDATE)
-        UPDATE device_code SET polled_at = now() FROM asked WHERE device_code.digest = asked.digest
-        RETURNING device_code.*, device_code.expires_at <= now() AS expired,
-                  coalesce(asked.polled_at > now() - make_interval(secs => $2), false) AS hasty
-        """,
-        sealed.digest(device_code),
-        DEVICE_INTERVAL - 1.0,
-    )
-
-
-async def use_device(pool: Pool, device_code: str) -> Grant | None:
-    """The grant of a device that was allowed; once."""
-    row = await pool.fetchrow(
-        f"""
-        WITH used AS (
-            UPDATE device_code SET used_at = now() WHERE digest = $1 AND used_at IS NULL AND expires_at > now()
-            RETURNING grant_id
-        )
-        SELECT living.* FROM used JOIN LATERAL (
-            {_SELECT} WHERE app_grant.id = used.grant_id AND {_LIVING}
-        ) AS living ON true
-        """,  # noqa: S608 - ours
-        sealed.digest(device_code),
-    )
-    return _grant(row) if row else None
-
-
-# Authorization requests that wait for their person, or were pushed (RFC 9126).
-
-
-async def keep_request(
-    pool: Pool, client_id: str, parameters: dict[str, str], seconds: float = _REQUEST_SECONDS
-) -> str:
-    """Keep a request; returns what names it."""
-    value = sealed.token()
-    await pool.execute(
-        """
-        INSERT INTO authorization_request (digest, client_id, parameters, expires_at)
-        VALUES ($1, $2, $3, now() + make_interval(secs => $4))
-        """,
-        sealed.digest(value),
-        client_id,
-        json.dumps(parameters),
-        float(seconds),
-    )
-    return value
-
-
-async def kept_request(pool: Pool, value: str, *, use: bool = False) -> tuple[str, dict[str, str]] | None:
-    """Client and parameters of a kept request; ``use`` takes it away."""
-    if use:
-        row = await pool.fetchrow(
-            "DELETE FROM authorization_request WHERE digest = $1 AND expires_at > now()"
-            " RETURNING client_id, parameters",
-            sealed.digest(value),
-        )
-    else:
-        row = await pool.fetchrow(
-            "SELECT client_id, parameters FROM authorization_request WHERE digest = $1 AND expires_at > now()",
-            sealed.digest(value),
-        )
-    return (row["client_id"], json.loads(row["parameters"])) if row else None
-
-
-# Opening an app from here (SMART's EHR launch).
-
-
-async def launchable(pool: Pool, account: Account) -> list[dict[str, Any]]:
-    """The apps that can be opened from one's account."""
-    rows = await pool.fetch(
-        "SELECT id, name FROM client WHERE launch_uri IS NOT NULL AND ended_at IS NULL"
-        " AND ($1::uuid IS NULL OR organisation_id = $1) ORDER BY name",
-        account.organisation_id,
-    )
-    return [dict(row) for row in rows]
-
-
-async def launch(pool: Pool, session: Session, client_id: str, nhs_number: str) -> tuple[str, str] | None:
-    """Where to open an app, and the launch that it brings back; None where there is no such app or patient."""
-    account = session.account
-    uri = await pool.fetchval("SELECT launch_uri FROM client WHERE id = $1 AND ended_at IS NULL", client_id)
-    patient = account.record_id or session.patient_id or await invitations.record_of(pool, nhs_number)
-    if not uri or not patient or not await may_open(pool, account, patient):
-        return None
-    value = await one_time.give(
-        pool, "launch", _LAUNCH_SECONDS, account=account.id, patient=str(patient), client_id=client_id
-    )
-    return str(uri), value
-
-
 async def may_open(pool: Pool, account: Account, patient: uuid.UUID) -> bool:
     """Whether a person may choose this record: his own, or one that his organisation contributes to."""
     return bool(
@@ -429,7 +285,7 @@ async def may_open(pool: Pool, account: Account, patient: uuid.UUID) -> bool:
     )
 
 
-def _grant(row: asyncpg.Record) -> Grant:
+def grant_of(row: asyncpg.Record) -> Grant:
     return Grant(
         row["id"], row["account_id"], row["client_id"], row["scope"], row["patient_id"], row["nonce"],
         tuple(row["methods"]), row["level"], row["authenticated_at"], row["expires_at"], row["organisation_id"],

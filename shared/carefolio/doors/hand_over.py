@@ -1,0 +1,88 @@
+"""A hospital's system hands its user over to one patient's page here."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from carefolio.cloud import database
+from carefolio.cloud.database import Pool
+from carefolio.cloud.http import read_body
+from carefolio.cloud.settings import settings
+from carefolio.doors import pages
+from carefolio.doors.bearer import authorised
+from carefolio.identity import hand_over, one_time, security_events, sessions
+from carefolio.identity.accounts import Account
+from carefolio.identity.security_events import SecurityEvent
+
+
+async def give(request: Request) -> Response:
+    """POST /login/hand-over: a hospital's system asks for a link, good once and for a minute, to one patient's page."""
+    token = await authorised(request, "", "")
+    if token.account_id is not None or "hand-over" not in token.scope.split() or token.organisation_id is None:
+        raise HTTPException(403, "the token lacks the scope hand-over")
+    try:
+        said = json.loads(await read_body(request, 16 * 1024))
+        user, number = str(said["user"]), str(said["nhs_number"])
+    except (ValueError, KeyError, TypeError):
+        raise HTTPException(400, "send JSON with user and nhs_number") from None
+    pool = await database.pool()
+    value = await hand_over.give(pool, token, user, number, pages.way_back(str(said.get("page", "/account"))))
+    if value is None:
+        raise HTTPException(404, "this organisation has no record with that NHS number")
+    return JSONResponse(
+        {"url": f"{settings().public_url}/login/hand-over/{value}", "expires_in": hand_over.SECONDS}, 201
+    )
+
+
+async def use(request: Request) -> Response:
+    """GET /login/hand-over/{token}: signed in, in one patient's record. The first time the user proves who he is."""
+    pool, value = await database.pool(), str(request.path_params["token"])
+    given = await one_time.use(pool, hand_over.PURPOSE, value)
+    if given is None:
+        raise HTTPException(403, "this link was used, or is too old: open the record again in your system")
+    account = await hand_over.paired(pool, given.facts)
+    if account is None:
+        waiting = await one_time.give(pool, hand_over.PAIRING, hand_over.PAIRING_SECONDS, **given.facts)
+        return pages.go_sign_in(f"/login/pair?{urlencode({'token': waiting})}")
+    return await _signed_in(request, pool, account, given.facts)
+
+
+async def pair_page(request: Request) -> Response:
+    """GET /login/pair: the professional who has signed in says that the hospital system's user is he."""
+    session, token = await pages.open_session(request), request.query_params.get("token", "")
+    known = await one_time.look(await database.pool(), hand_over.PAIRING, token)
+    if known is None or not hand_over.may_pair(session.account, known.facts):
+        raise HTTPException(403, "your account cannot be connected with that system")
+    lines = [f"From now on {known.facts['client']} signs you in here when you open a patient's record there as"
+             f" {known.facts['user']}."]  # fmt: skip
+    return pages.page(request, "confirm.html", session=session, title="Connect your hospital's system", lines=lines,
+                      action="/login/pair", hidden={"token": token}, button="Connect")  # fmt: skip
+
+
+async def pair(request: Request) -> Response:
+    """POST /login/pair."""
+    form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
+    known = await one_time.use(pool, hand_over.PAIRING, form.get("token"))
+    if known is None or not hand_over.may_pair(session.account, known.facts) or session.level != "strong":
+        raise HTTPException(403, "your account cannot be connected with that system")
+    await hand_over.keep_pair(pool, session.account, known.facts)
+    return await _signed_in(request, pool, session.account, known.facts)
+
+
+async def _signed_in(request: Request, pool: Pool, account: Account, facts: dict[str, Any]) -> Response:
+    browser = pages.browser_of(request)
+    value = await sessions.start(
+        pool, account, stage="open", level="strong", methods=["hand-over"], patient=uuid.UUID(facts["patient"]),
+        agent=browser.agent, address=browser.address,
+    )  # fmt: skip
+    await security_events.record(
+        pool, SecurityEvent.HAND_OVER, account=account.id, client=facts["client_id"], address=browser.address
+    )
+    return pages.signed_in(value, facts["page"])
