@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import json_error
-from carefolio.doors import account, authorize, hand_over, oauth, pages, sign_in, sign_in_with
+from carefolio.doors import account, administration, authorize, hand_over, oauth, pages, sign_in, sign_in_with
 
 # What machines call, from a browser's app too.
 _MACHINES = {
@@ -26,6 +26,8 @@ _MACHINES = {
     "/.well-known/oauth-authorization-server": (oauth.configuration, ["GET"]),
     "/login/hand-over": (hand_over.give, ["POST"]),
 }
+
+_MACHINES_BELOW = ("/.well-known", "/oauth2/health", "/login/providers", "/login/invitations")
 
 
 class _LoginDoor(pages.PageDoor):
@@ -61,6 +63,10 @@ _ROUTES = [
     Route("/login/with/{name}/acs", sign_in_with.assertion_consumer, methods=["POST"]),
     Route("/login/with/{name}/metadata", sign_in_with.metadata, methods=["GET"]),
     Route("/login/with/{name}/jwks.json", sign_in_with.jwks, methods=["GET"]),
+    Route("/login/providers", administration.list_providers, methods=["GET"]),
+    Route("/login/providers/{name}", administration.add_provider, methods=["PUT"]),
+    Route("/login/providers/{name}", administration.end_provider, methods=["DELETE"]),
+    Route("/login/invitations", administration.invite, methods=["POST"]),
     Route("/login/role", sign_in_with.role, methods=["POST"]),
     Route("/login/email", sign_in_with.email_page, methods=["GET"]),
     Route("/login/email", sign_in_with.email, methods=["POST"]),
@@ -95,4 +101,5 @@ _ENDPOINTS = _LoginDoor("login", _ROUTES, json_error)
 async def login(request: Request) -> ASGIApp:
     """The function's entry point: a machine is told of an error in JSON, a person on a page."""
     path = request.url.path
-    return _ENDPOINTS if path in _MACHINES or path.startswith(("/.well-known", "/oauth2/health")) else _PAGES
+    machine = path in _MACHINES or path.startswith(_MACHINES_BELOW)
+    return _ENDPOINTS if machine else _PAGES

@@ -264,6 +264,15 @@ async def test_refresh_tokens_rotate_and_a_reused_one_ends_the_family(
     assert event is not None
 
 
+async def test_a_verifier_without_a_challenge_is_refused(people: People, visitor: Visitor, new_app: NewApp) -> None:
+    await people.patient(visitor)
+    app = await new_app(public=False)
+    page = await app.allow("launch/patient patient/*.rs", code_challenge="", code_challenge_method="")
+    assert (await app.token(page)).json["error"] == "invalid_request"
+    page = await app.allow("launch/patient patient/*.rs", code_challenge="", code_challenge_method="", prompt="consent")
+    assert (await app.token(page, code_verifier="")).status == 200
+
+
 async def test_a_refresh_token_belongs_to_its_client(people: People, visitor: Visitor, new_app: NewApp) -> None:
     await people.patient(visitor)
     app, other = await new_app(), await new_app()

@@ -19,9 +19,10 @@ from aiohttp import web
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 from tests.conftest import Hospital, free_port, unique
-from tests.people_kit import NewVisitor, Page, People, Somebody, Visitor
+from tests.people_kit import BACK, App, NewVisitor, Page, People, Somebody, Visitor
 
-from carefolio.identity import providers
+from carefolio.identity import providers, registry
+from carefolio.identity.registry import AppSettings
 
 OUR_KEY = RSAKey.generate_key(2048, auto_kid=True)
 
@@ -545,6 +546,14 @@ async def test_a_hospitals_system_hands_its_user_over(
     page = await other.get((await ask()).json["url"].removeprefix(other.base))
     assert page.path == "/account"
     assert who.email in page.text
+    # The session that he was handed over with is for that patient alone.
+    app = App(await registry.add_client(
+        people.pool, "app", hospital.ods_code, "launch/patient patient/*.rs user/*.rs",
+        app=AppSettings(True, (BACK,), ("authorization_code",)),
+    ), other)  # fmt: skip
+    token = (await app.token(await app.allow("launch/patient patient/*.rs user/*.rs"))).json
+    assert token["patient"] == (await hospital.patient(number))["id"]
+    assert "user/" not in token["scope"]
     # A patient cannot pair, nor somebody of another organisation.
     patient = new_visitor()
     await people.patient(patient)

@@ -196,8 +196,18 @@ async def _patient(pool: Pool, session: Session, client: Client, parameters: dic
         launch = await one_time.look(pool, "launch", value)
         if launch is None or launch.account_id != session.account.id or launch.facts["client_id"] != client.client_id:
             raise AuthorizationError("invalid_request", "the launch is not known, was used, or is somebody else's")
-        return uuid.UUID(launch.facts["patient"])
+        patient = uuid.UUID(launch.facts["patient"])
+        if session.patient_id not in (None, patient):
+            raise AuthorizationError("access_denied", "this session is for another patient alone")
+        return patient
     return session.account.record_id or session.patient_id
+
+
+def _open_to(session: Session, scope: str) -> str:
+    """Of the scope what the session can give: one that is locked to a patient gives nothing beyond him."""
+    if session.patient_id is None:
+        return scope
+    return " ".join(text for text in scope.split() if not text.startswith("user/"))
 
 
 async def _picker(request: Request, session: Session, client: Client, reference: str) -> Response:
@@ -221,7 +231,7 @@ async def _consent(
     patient: uuid.UUID | None,
 ) -> Response:
     """Ask, or go on where the person has said yes before to all of this."""
-    pool, scope = await database.pool(), parameters["scope"]
+    pool, scope = await database.pool(), _open_to(session, parameters["scope"])
     prompts = parameters.get("prompt", "").split()
     before = not client.is_public and await grants.has_allowed(
         pool, session.account.id, client.client_id, scope, patient
@@ -261,7 +271,7 @@ async def _answered(request: Request, form: dict[str, str]) -> Response:
         return await _tell(pool, reference, parameters, "access_denied", "the person said no")
     if patient is None and _needs_patient(parameters["scope"]):
         raise HTTPException(400, "no record was chosen")
-    asked = parameters["scope"].split()
+    asked = _open_to(session, parameters["scope"]).split()
     kept = {value for name, value in form.items() if name.startswith("scope")}
     given = [text for text in asked if text in kept or scopes.read_scope(text) is None]
     if not kept & set(asked) and any(scopes.read_scope(text) for text in asked):
