@@ -319,3 +319,29 @@ async def test_an_app_does_not_change_who_may_see(app: Hospital, database: async
         await database.fetchval("SELECT label FROM resource WHERE content LIKE $1", f'%"id":"{secret}"%')
         == "mental-health"
     )
+
+
+async def test_the_server_answers_under_the_address_that_it_was_called_by(app: Hospital) -> None:
+    """One machine is localhost and 127.0.0.1; links and references work under both, and under no other's."""
+    port = app.installation.here.port
+    made = await app.http.request(
+        "POST", f"http://127.0.0.1:{port}/fhir/R4/Patient", json={"resourceType": "Patient"},
+        headers={"Authorization": f"Bearer {await app.authorize()}", "Content-Type": "application/fhir+json"},
+    )  # fmt: skip
+    assert made.headers["Location"].startswith(f"http://127.0.0.1:{port}/fhir/R4/Patient/")
+    patient = made.headers["Location"].partition("/_history")[0]
+    for subject in (patient, patient.replace("127.0.0.1", "localhost")):
+        observation = {"resourceType": "Observation", "status": "final", "code": {"text": "x"},
+                       "subject": {"reference": subject}}  # fmt: skip
+        await app.request(
+            "POST", "/fhir/R4/Observation", json=observation,
+            headers={"Authorization": f"Bearer {await app.authorize()}", "Content-Type": "application/fhir+json"},
+        )  # fmt: skip
+    for base in ("127.0.0.1", "localhost"):
+        found = await app.http.get(
+            f"http://{base}:{port}/fhir/R4/Observation?subject={patient.replace('127.0.0.1', base)}",
+            headers={"Authorization": f"Bearer {await app.authorize()}"},
+        )
+        bundle = await found.json(content_type=None)
+        assert bundle["total"] == 2
+        assert bundle["link"][0]["url"].startswith(f"http://{base}:{port}/")

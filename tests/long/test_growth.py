@@ -61,7 +61,7 @@ async def test_searches_read_little_of_a_million(grown: Running, monkeypatch: py
         found = 0
         for what, (kind, query, most) in SEARCHES.items():
             explaining.plans.clear()
-            page = await search.search(explaining, reader, [kind], query, "")  # type: ignore[arg-type]
+            page = await search.search(explaining, reader, [kind], query)  # type: ignore[arg-type]
             found += bool(page.found)
             blocks = sum(explaining.blocks())
             print(f"{what:<20} {len(page.found):>5} found {blocks:>7} blocks {explaining.milliseconds():>7.1f} ms")

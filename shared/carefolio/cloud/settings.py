@@ -17,6 +17,7 @@ class Settings:
 
     environment: str
     public_url: str
+    also_at: tuple[str, ...]
     database_url: str
     cloud_sql_instance: str
     database_user: str
@@ -57,6 +58,7 @@ def settings() -> Settings:
     return Settings(
         environment=env.get("ENVIRONMENT", "local"),
         public_url=env.get("PUBLIC_URL", "http://127.0.0.1:8080").rstrip("/"),
+        also_at=tuple(each.rstrip("/") for each in env.get("ALSO_AT", "").split()),
         database_url=env.get("DATABASE_URL", ""),
         cloud_sql_instance=env.get("CLOUD_SQL_INSTANCE", ""),
         database_user=env.get("DATABASE_USER", ""),

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from carefolio.cloud import database
+from carefolio.cloud import addresses, database
 from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import span
@@ -52,7 +52,7 @@ _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 async def metadata(request: Request) -> Response:
     """GET metadata: the CapabilityStatement, without a token (R4 3.1.0.9)."""
     fhir_formats.check_format(request)
-    return answers.answer(orjson.dumps(capability.statement(settings().public_url, _STARTED)))
+    return answers.answer(orjson.dumps(capability.statement(addresses.address(), _STARTED)))
 
 
 async def smart_configuration(request: Request) -> Response:
@@ -184,9 +184,9 @@ async def _search(
     strict = {"strict": True, "lenient": False}.get(answers.preferences(request).get("handling", ""))
     with span("search"):
         pool, reader = await database.pool(), reader_of(token)
-        page = await search.search(pool, reader, kinds, query, answers.base(), strict=strict, patient=patient)
+        page = await search.search(pool, reader, kinds, query, strict=strict, patient=patient)
         if list(kinds) == ["Provenance"] and page.total is not None:
-            made = await provenance.search(pool, reader, query, answers.base())
+            made = await provenance.search(pool, reader, query)
             page.found, page.total = page.found + made, page.total + len(made)
     _permit_included(token, page)
     return answers.searchset(page, path, query)
@@ -296,7 +296,7 @@ _MOST_ENTRIES = 5000
 
 async def _write(request: Request, token: Token, operation: Operation) -> Response:
     with span("write"):
-        (result,) = await resources.commit(await database.pool(), reader_of(token), [operation], answers.base())
+        (result,) = await resources.commit(await database.pool(), reader_of(token), [operation])
     return answers.written(request, result)
 
 
@@ -306,6 +306,7 @@ class FhirDoor(Door):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The entries of a batch that read are requests of their own.
         scope["fhir.door"] = self
+        addresses.note(scope)
         await super().__call__(scope, receive, fhir_formats.sender(scope, send))
 
     def _failure(self, failure: Exception) -> Response:

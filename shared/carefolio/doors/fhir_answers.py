@@ -13,7 +13,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from carefolio.cloud.settings import settings
+from carefolio.cloud import addresses
 from carefolio.doors import fhir_formats
 from carefolio.fhir import text
 from carefolio.fhir.definitions import elements, summary
@@ -34,7 +34,7 @@ _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationVal
 
 def base() -> str:
     """The server's address, to which references are relative."""
-    return f"{settings().public_url}/fhir/R4"
+    return f"{addresses.address()}/fhir/R4"
 
 
 def answer(content: bytes | str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -58,7 +58,7 @@ async def transaction(pool: Pool, reader: Reader, token: Token, entries: Sequenc
         else:
             operations.append((number, _operation(token, entry, method, place)))
     await _check_reads(request, [(number, entries[number]) for number in reads], [each for _, each in operations])
-    results = await resources.commit(pool, reader, [each for _, each in operations], answers.base())
+    results = await resources.commit(pool, reader, [each for _, each in operations])
     wanted = answers.preferences(request).get("return", "representation")
     made = {number: answers.entry_of(result, wanted) for (number, _), result in zip(operations, results, strict=True)}
     for number in reads:
@@ -77,7 +77,7 @@ async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]
                 made.append(await _read(request, entry))
                 continue
             operation = _operation(token, entry, method, place)
-            (result,) = await resources.commit(pool, reader, [operation], answers.base())
+            (result,) = await resources.commit(pool, reader, [operation])
             made.append(answers.entry_of(result, answers.preferences(request).get("return", "representation")))
         except FhirError as failure:
             made.append(answers.failed_entry(failure))

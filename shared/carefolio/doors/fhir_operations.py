@@ -154,7 +154,7 @@ async def _change_meta(request: Request, *, add: bool) -> Response:
         return resource | {"meta": {name: value for name, value in there.items() if value}}
 
     operation = Operation("PATCH", kind, id=str(request.path_params["id"]), patch=change)
-    (result,) = await resources.commit(await database.pool(), reader_of(token), [operation], answers.base())
+    (result,) = await resources.commit(await database.pool(), reader_of(token), [operation])
     assert result.content is not None
     return _meta(result.content)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 
 from carefolio.cloud.database import Pool
-from carefolio.cloud.settings import settings
 from carefolio.identity.accounts import Account
 from carefolio.record import resources
 from carefolio.record.access import Reader
@@ -22,7 +21,7 @@ async def with_practitioner(pool: Pool, account: Account) -> None:
     practitioner = {"resourceType": "Practitioner", "id": str(number), "active": True, "name": [name]}
     operation = Operation("PUT", "Practitioner", str(number), practitioner)
     reader = Reader(f"account/{account.id}", account.organisation_id)
-    await resources.commit(pool, reader, [operation], f"{settings().public_url}/fhir/R4")
+    await resources.commit(pool, reader, [operation])
     await pool.execute(
         "UPDATE account SET practitioner_id = $2 WHERE id = $1 AND practitioner_id IS NULL", account.id, number
     )

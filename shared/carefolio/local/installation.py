@@ -59,6 +59,7 @@ class Installation:
             "DATABASE_URL": self.postgres.url,
             "ENVIRONMENT": "local",
             "PUBLIC_URL": self.url,
+            "ALSO_AT": f"http://127.0.0.1:{self.port}",
             "SECRETS_DIR": str(self.home / "secrets"),
             "PUSH_ISSUER": "https://dispatcher.local",
             "PUSH_AUDIENCE": "https://internal.local",

@@ -23,15 +23,13 @@ class UnknownParameterError(SearchError):
 
 @dataclass(slots=True)
 class Arguments:
-    """The values of a statement; ``base`` is the server's own address, which absolute references may begin with.
+    """The values of a statement; ``organisation_id`` is whose own search parameters are known.
 
-    ``organisation_id`` is whose own search parameters are known. ``of_one_record``: the search is within a patient's
-    record, which is read by its own index. ``selective``: some condition leaves few rows, whatever their type. For both
-    the best plan is the same whatever the values are, and PostgreSQL must not see them: it would plan anew each time,
-    which takes longer than the search.
+    ``of_one_record``: the search is within a patient's record, which is read by its own index. ``selective``: some
+    condition leaves few rows, whatever their type. For both the best plan is the same whatever the values are, and
+    PostgreSQL must not see them: it would plan anew each time, which takes longer than the search.
     """
 
-    base: str = ""
     values: list[Any] = field(default_factory=list)
     organisation_id: uuid.UUID | None = None
     of_one_record: bool = False

@@ -28,14 +28,13 @@ _DEEPEST_CHAIN = 5
 class Conditions:
     """Turns parameters into predicates on ``resource``, for one reader; chains are resolved on the way."""
 
-    def __init__(self, pool: Pool | Connection, reader: Reader, base: str) -> None:
+    def __init__(self, pool: Pool | Connection, reader: Reader) -> None:
         self._pool = pool
         self._reader = reader
-        self._base = base
 
     def arguments(self) -> Arguments:
         """Values of a new statement."""
-        return Arguments(self._base, organisation_id=self._reader.organisation_id)
+        return Arguments(organisation_id=self._reader.organisation_id)
 
     async def of(
         self, kinds: Sequence[str], name: str, value: str, arguments: Arguments, depth: int = 0, operator: str = ""
@@ -79,7 +78,7 @@ class Conditions:
         parameter = search_parameters(kind).get(code)
         if parameter is None or modifier not in ("", "Patient"):
             return None
-        asked = [reference_of(part, modifier, arguments.base) for part in split(value, ",")]
+        asked = [reference_of(part, modifier) for part in split(value, ",")]
         plain = [part.removeprefix("Patient/") for part in asked]
         if any("/" in part for part in plain) or not all(plain):
             return None
@@ -149,7 +148,7 @@ class Conditions:
             numbers = [
                 internal_id(kind, number)
                 for content in await self._linked(of, rest, value, "content", depth, operator)
-                for kind, number in local_references(select(orjson.loads(content)), arguments.base)
+                for kind, number in local_references(select(orjson.loads(content)))
                 if kind in kinds
             ]
         return f"id = ANY({arguments.add(numbers)}::uuid[])"
@@ -197,5 +196,5 @@ class Conditions:
         )
         entries = orjson.loads(content).get("entry", []) if content else []
         items = [entry.get("item") for entry in entries if not entry.get("deleted")]
-        numbers = [internal_id(kind, name) for kind, name in local_references(items, arguments.base) if kind in kinds]
+        numbers = [internal_id(kind, name) for kind, name in local_references(items) if kind in kinds]
         return f"id = ANY({arguments.add(list[uuid.UUID](numbers))}::uuid[])"

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from carefolio.cloud import addresses
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.fhir.paths import compile_path
@@ -37,7 +38,6 @@ async def include(
     reader: Reader,
     includes: Sequence[tuple[str, bool, bool]],
     matches: Sequence[Found],
-    base: str,
 ) -> tuple[list[Found], bool]:
     """What a page's matches refer to, and what refers to them (R4 3.1.1.5.6), and whether there was more.
 
@@ -55,11 +55,11 @@ async def include(
             if backwards:
                 added += await _referring(pool, reader, value, newest)
             else:
-                for kind, number in _referred(value, newest, base):
+                for kind, number in _referred(value, newest):
                     wanted.setdefault(internal_id(kind, number))
         missing = [number for number in wanted if number not in there]
         if missing:
-            arguments = Arguments(base)
+            arguments = Arguments()
             source = resources(reader, arguments.values)
             where = f"id = ANY({arguments.add(missing)}::uuid[]) AND {readable(reader, arguments.values)}"
             rows = await pool.fetch(
@@ -79,7 +79,7 @@ async def include(
     return gathered, False
 
 
-def _referred(value: str, matches: Sequence[Found], base: str) -> Iterable[tuple[str, str]]:
+def _referred(value: str, matches: Sequence[Found]) -> Iterable[tuple[str, str]]:
     """What the matches refer to by ``Type:parameter[:Target]``, ``Type:*`` or ``*``."""
     of, _, rest = value.partition(":")
     code, _, target = rest.partition(":")
@@ -99,7 +99,7 @@ def _referred(value: str, matches: Sequence[Found], base: str) -> Iterable[tuple
         ]
         resource = orjson.loads(match.content)
         for parameter in parameters:
-            for kind, number in local_references(compile_path(parameter.expression)(resource), base):
+            for kind, number in local_references(compile_path(parameter.expression)(resource)):
                 if not target or kind == target:
                     yield kind, number
 
@@ -136,16 +136,14 @@ async def _referring(pool: Pool | Connection, reader: Reader, value: str, matche
 _LOCAL = re.compile(r"(?:\A|/)([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/[A-Za-z0-9\-.]+)?\Z")
 
 
-def local_references(values: Iterable[Any], base: str) -> Iterable[tuple[str, str]]:
+def local_references(values: Iterable[Any]) -> Iterable[tuple[str, str]]:
     """(type, id) of the references among ``values`` that point into this server."""
     for value in values:
         text = value if isinstance(value, str) else value.get("reference") if isinstance(value, dict) else None
         if not isinstance(text, str):
             continue
         if "://" in text:
-            if not base or not text.startswith(f"{base}/"):
-                continue
-            text = text[len(base) + 1 :]
+            text = addresses.below(text) or ""
         if (match := _LOCAL.match(text)) and match.group(1) in resource_types():
             yield match.group(1), match.group(2)
 

@@ -19,13 +19,13 @@ from carefolio.record.references import references
 from carefolio.record.rows import Row
 
 
-async def check(connection: Connection, rows: Sequence[Row], base: str) -> None:
+async def check(connection: Connection, rows: Sequence[Row]) -> None:
     """After a write: raise FhirError (409) where it left a reference into this server without its target."""
     wanted = {
         internal_id(kind, name): (row.type, f"{kind}/{name}")
         for row in rows
         if row.content
-        for kind, name in local_references(references(text.loads(row.content)), base)
+        for kind, name in local_references(references(text.loads(row.content)))
     }
     there = await connection.fetch("SELECT id FROM resource WHERE id = ANY($1)", list(wanted))
     for number in {row["id"] for row in there}:

@@ -37,14 +37,14 @@ MESSAGE = f"{codes.BASE}/message"
 ELEMENT = f"{codes.BASE}/StructureDefinition/element-source"
 
 
-async def search(pool: Pool, reader: Reader, query: Sequence[tuple[str, str]], base: str) -> list[Found]:
+async def search(pool: Pool, reader: Reader, query: Sequence[tuple[str, str]]) -> list[Found]:
     """What ``Provenance?target=Type/id`` finds besides stored Provenances; nothing for other searches."""
     targets = [value for name, value in query if name == "target"]
     others = {name for name, _ in query} - {"target", "_count", "_format", "_pretty", "_total", "_at"}
     if len(targets) != 1 or others:
         return []
     found = []
-    for kind, name in local_references(targets[0].split(","), base):
+    for kind, name in local_references(targets[0].split(",")):
         if kind in resource_types() and reader.may(kind, "r"):
             made = await _of(pool, reader, kind, internal_id(kind, name))
             found += [Found("Provenance", uuid.UUID(int=0), dumps(each).decode()) for each in made]

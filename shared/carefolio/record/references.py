@@ -15,7 +15,7 @@ from carefolio.record.includes import logical_id
 
 
 async def resolved(
-    connection: Connection, reader: Reader, resource: dict[str, Any], names: dict[str, str], base: str, place: str
+    connection: Connection, reader: Reader, resource: dict[str, Any], names: dict[str, str], place: str
 ) -> dict[str, Any]:
     """The resource with the bundle's own names, and conditional references, replaced.
 
@@ -29,7 +29,7 @@ async def resolved(
             raise error(403, "forbidden", f"a condition needs the scope system/{kind}.s", place)
         try:
             pairs = [*parse_qsl(query, keep_blank_values=True), ("_count", "2")]
-            page = await search.search(connection, reader, [kind], pairs, base, strict=True)
+            page = await search.search(connection, reader, [kind], pairs, strict=True)
         except SearchError as wrong:
             raise error(400, "invalid", f"a conditional reference: {wrong}", place) from None
         if len(page.found) != 1:

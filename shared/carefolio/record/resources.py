@@ -93,14 +93,13 @@ class _Commit:
     """What one transaction gathers."""
 
     reader: Reader
-    base: str
     now: datetime
     origin: Origin
     rows: dict[uuid.UUID, Row] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
 
-async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], base: str) -> list[Result]:
+async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation]) -> list[Result]:
     """Do writes, all or none, in FHIR's order (DELETE, POST, PUT, PATCH); the results are in the order given.
 
     Raises FhirError and SearchError, which leave nothing changed; database errors pass.
@@ -111,9 +110,9 @@ async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation], ba
         try:
             if alone and attempt == 0:
                 async with _turn(operations[0]), pool.acquire() as connection:
-                    return await _commit(connection, reader, operations, base, locking=False)
+                    return await _commit(connection, reader, operations, locking=False)
             async with pool.acquire() as connection, connection.transaction():
-                results = await _commit(connection, reader, operations, base, locking=True)
+                results = await _commit(connection, reader, operations, locking=True)
             if any(operation.type == "SearchParameter" for operation in operations):
                 await parameters.refresh(pool, now=True)
             return results
@@ -143,10 +142,10 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
 
 
 async def _commit(
-    connection: Connection, reader: Reader, operations: Sequence[Operation], base: str, *, locking: bool
+    connection: Connection, reader: Reader, operations: Sequence[Operation], *, locking: bool
 ) -> list[Result]:
     origin = Origin(uuid7(), reader.actor, organisation_id=reader.organisation_id, app=True)
-    made = _Commit(reader, base, datetime.now(UTC), origin)
+    made = _Commit(reader, datetime.now(UTC), origin)
     work = [_Work(operation) for operation in operations]
     await _lock_queries(connection, operations)
     several: list[_Work] = []
@@ -178,7 +177,7 @@ async def _commit(
                 changed = text.loads(row.content) if row.content else None
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
         if settings().referential_integrity:
-            await integrity.check(connection, rows, base)
+            await integrity.check(connection, rows)
     for later, first in again:
         assert first.done is not None
         later.done = dataclasses.replace(first.done, status=200)
@@ -228,7 +227,7 @@ async def _find(connection: Connection, made: _Commit, work: _Work) -> list[_Wor
     if not search.chooses(operation.query):
         raise error(412, "processing", "a condition has a criterion", operation.place)
     query = [*operation.query, ("_count", str(_MOST_CONDITIONAL if operation.many else 2))]
-    page = await search.search(connection, made.reader, [operation.type], query, made.base, strict=True)
+    page = await search.search(connection, made.reader, [operation.type], query, strict=True)
     found = [(each.id, logical_id(each.content)) for each in page.found]
     if not operation.many and len(found) > 1:
         raise error(412, "multiple-matches", "the condition is true of more than one resource", operation.place)
@@ -342,7 +341,7 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     else:
         resource = copy.copy(operation.resource or {})
     resource["id"] = work.id
-    resource = await resolved(connection, made.reader, resource, made.names, made.base, operation.place)
+    resource = await resolved(connection, made.reader, resource, made.names, operation.place)
     row_made = await _row(connection, made, work, resource)
     if row_made is None:
         assert current is not None
@@ -376,7 +375,7 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     organisations = [made.reader.organisation_id]
     if current is not None:
         organisations = list(dict.fromkeys([*current.organisations, made.reader.organisation_id]))
-    patient = patient_of(resource, work.number, made.base)
+    patient = patient_of(resource, work.number)
     if not await _within(connection, made, work.operation, patient):
         raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)
     if current is not None and current.live and current.patient_id not in (None, patient):
@@ -396,7 +395,7 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     )
 
 
-def patient_of(resource: dict[str, Any], number: uuid.UUID, base: str) -> uuid.UUID | None:
+def patient_of(resource: dict[str, Any], number: uuid.UUID) -> uuid.UUID | None:
     """In whose record a resource is: the Patient that the parameters of the compartment name first."""
     kind = resource["resourceType"]
     if kind == "Patient":
@@ -406,7 +405,7 @@ def patient_of(resource: dict[str, Any], number: uuid.UUID, base: str) -> uuid.U
     for code in codes:
         if code in parameters:
             values = compile_path(parameters[code].expression)(resource)
-            for of, name in local_references(values, base):
+            for of, name in local_references(values):
                 if of == "Patient":
                     return internal_id("Patient", name)
     return None

@@ -68,7 +68,6 @@ async def search(
     reader: Reader,
     kinds: Sequence[str],
     query: Sequence[tuple[str, str]],
-    base: str,
     *,
     strict: bool | None = None,
     patient: uuid.UUID | None = None,
@@ -81,7 +80,7 @@ async def search(
     await parameters.refresh(pool)
     asked = _read(kinds, query)
     reader = replace(reader, at=asked.at or reader.at)
-    made = Conditions(pool, reader, base)
+    made = Conditions(pool, reader)
     arguments = made.arguments()
     arguments.of_one_record = patient is not None or made.is_of_patients(kinds, asked.terms)
     page = Page()
@@ -122,7 +121,7 @@ async def search(
     if len(rows) > asked.count:
         page.cursor = cursor_of(rows[asked.count - 1], len(asked.order))
     if asked.includes and page.found:
-        added, page.cut = await include(pool, reader, asked.includes, page.found, base)
+        added, page.cut = await include(pool, reader, asked.includes, page.found)
         page.found += added
     return page
 

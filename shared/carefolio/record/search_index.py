@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from carefolio.cloud.settings import settings
+from carefolio.cloud import addresses
 from carefolio.fhir.dates import DateRange, date_range_of
 from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
 from carefolio.fhir.paths import Values, compile_path
@@ -260,9 +260,8 @@ def references(value: Any) -> Iterator[str]:
         yield target
         if plain != target:
             yield plain
-        own = f"{settings().public_url}/fhir/R4/"
         # What another server calls Patient/1 is not ours.
-        parts = plain.removeprefix(own).split("/")
+        parts = (addresses.below(plain) or plain).split("/")
         if len(parts) == 2:
             yield f"{parts[-2]}/{parts[-1]}"
             yield parts[-1]

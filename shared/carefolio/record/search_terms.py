@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from carefolio.cloud import addresses
 from carefolio.fhir.dates import date_range
 from carefolio.fhir.definitions import SearchParameter, resource_types, type_of_path
 from carefolio.fhir.units import UCUM, unit
@@ -144,15 +145,14 @@ def _reference(
 ) -> str:
     if modifier == "identifier":
         return _keys(arguments, [key(parameter.code, f":identifier|{token_of(value)}") for value in values])
-    wanted = [reference_of(value, modifier, arguments.base) for value in values]
+    wanted = [reference_of(value, modifier) for value in values]
     return _keys(arguments, [key(parameter.code, each) for each in wanted])
 
 
-def reference_of(value: str, modifier: str, base: str) -> str:
+def reference_of(value: str, modifier: str) -> str:
     """A reference as its key was made: of this server's addresses type and id."""
     plain = unescape(value)
-    if base and plain.startswith(f"{base}/"):
-        plain = plain[len(base) + 1 :]
+    plain = addresses.below(plain) or plain
     return f"{modifier}/{plain}" if modifier and "/" not in plain else plain
 
 
@@ -227,7 +227,7 @@ def _composite(
         parts = split(value, "$")
         if len(parts) != 2 or not all(parts):
             raise SearchError(name, "two values with $ between them")
-        start = token_of(parts[0]) if first_kind == "token" else reference_of(parts[0], "", arguments.base)
+        start = token_of(parts[0]) if first_kind == "token" else reference_of(parts[0], "")
         code = ix.paired(parameter.code, start)
         second = SearchParameter(code, second_kind, "", (), ())
         made.append(_MAKERS[second_kind]("", name, second, "", [parts[1]], arguments))
