@@ -250,7 +250,10 @@ class People:
         made = await invitations.invite_professional(self.pool, owner, who.name, email)
         await self.register(self.new_visitor(), who, made.code)
         page = await visitor.sign_in(email)
-        assert page.path == "/account", page.text
+        assert page.path == "/login/second", page.text
+        code = await self.mailbox.code(email)
+        page = await visitor.submit("/login/second", kind="code", code=code, next="/account")
+        assert "One more step" in page.text
         who.secret = await add_authenticator(visitor)
         return who
 

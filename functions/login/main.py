@@ -89,6 +89,7 @@ _ROUTES = [
     Route("/account/email/confirm", account.confirm_email_page, methods=["GET"]),
     Route("/account/email/confirm", account.confirm_email, methods=["POST"]),
     Route("/account/sessions/end", account.end_session, methods=["POST"]),
+    Route("/account/providers/remove", account.disconnect, methods=["POST"]),
     Route("/account/apps/end", account.end_app, methods=["POST"]),
     Route("/account/apps/open", account.open_app, methods=["POST"]),
     *health_routes("/oauth2"),

@@ -42,6 +42,7 @@ async def test_a_hospital_invites_its_own_patients(
     assert reply.status == 201, reply.body
     who = Somebody(f"{uuid.uuid4().hex[:8]}@example.org", "Pat", number, patient["birthDate"], patient["id"])
     assert (await people.register(visitor, who, reply.json["code"])).query["note"] == "registered"
+    await people.signed_in(visitor, who)
     again = await ask(administrator, "POST", "/login/invitations", {"nhs_number": number})
     assert (again.status, "account already" in again.json["error"]) == (422, True)
     others = await ask(administrator, "POST", "/login/invitations", {"nhs_number": await hospital.registered()})

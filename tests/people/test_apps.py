@@ -264,6 +264,86 @@ async def test_refresh_tokens_rotate_and_a_reused_one_ends_the_family(
     assert event is not None
 
 
+async def test_sign_out_ends_online_access_after_a_second_sign_in_too(
+    people: People, visitor: Visitor, new_app: NewApp
+) -> None:
+    who = await people.patient(visitor)
+    app = await new_app()
+    token = (await app.token(await app.allow("launch/patient patient/*.rs online_access"))).json
+    await people.signed_in(visitor, who)
+    assert (await app.refresh(token["refresh_token"])).status == 400
+
+
+async def test_a_reset_password_ends_every_app(people: People, visitor: Visitor, new_app: NewApp) -> None:
+    who = await people.patient(visitor)
+    app = await new_app()
+    token = (await app.token(await app.allow("launch/patient patient/*.rs offline_access"))).json
+    await visitor.get("/login/forgotten")
+    await visitor.submit("/login/forgotten", email=who.email)
+    letter = await people.mailbox.wait(who.email, "new password")
+    link = letter["body"].split("token=")[1].split()[0]
+    await visitor.get(f"/login/reset?token={link}")
+    await visitor.submit("/login/reset", token=link, password="marble otter caravan")
+    assert (await app.refresh(token["refresh_token"])).status == 400
+
+
+async def test_a_join_that_was_undone_opens_nothing_however_far_back(
+    people: People, visitor: Visitor, new_app: NewApp, new_visitor: NewVisitor
+) -> None:
+    other = await people.hospital.registered()
+    await with_result(people, other)
+    stranger = (await people.hospital.patient(other))["id"]
+    who = await people.patient(visitor)
+    app = await new_app()
+    cli = people.hospital.installation.cli
+    made = json.loads(cli("record", "join", who.record, stranger, "--json").stdout)
+    token = (await app.token(await app.allow("launch/patient patient/*.rs"))).json["access_token"]
+    assert (await app.fhir(token, f"Patient/{stranger}")).status == 200
+    await asyncio.sleep(1.1)
+    then = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    await asyncio.sleep(1.1)
+    cli("record", "undo", str(made["id"] if "id" in made else made["join"]))
+    for path in (f"Patient/{stranger}", f"Patient/{stranger}?_at={then}"):
+        assert (await app.fhir(token, path)).status == 404, path
+    everything = await app.fhir(token, f"Patient/{stranger}/$everything?_at={then}")
+    assert {entry["resource"]["id"] for entry in everything.json["entry"]} == {who.record}
+    assert (await app.fhir(token, f"Observation?_at={then}")).json["total"] == 0
+
+
+async def test_an_app_that_may_not_read_is_told_nothing_by_writing(
+    people: People, visitor: Visitor, new_app: NewApp
+) -> None:
+    patient = (await people.hospital.patient(await people.hospital.registered()))["id"]
+    await people.professional(visitor)
+    app = await new_app()
+    token = (await app.token(await app.allow("user/Patient.u"))).json["access_token"]
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json-patch+json"}
+    url = f"{visitor.base}/fhir/R4/Patient/{patient}"
+    async with visitor.http.patch(url, data="[]", headers=headers) as answer:
+        assert (answer.status, await answer.read()) == (200, b"")
+
+
+@pytest.mark.parametrize("query", ["category:not=laboratory", "_lastUpdated=gt1900-01-01", "nonsense=1"])
+async def test_a_scope_whose_words_would_lie_is_refused(
+    people: People, visitor: Visitor, new_app: NewApp, query: str
+) -> None:
+    await people.patient(visitor)
+    page = await (await new_app()).ask(f"patient/Observation.rs?{query}")
+    assert page.query["error"] == "invalid_scope"
+    page = await (await new_app()).ask("patient/Observation.rs?category=laboratory")
+    assert "only those whose category is laboratory" in page.text
+
+
+async def test_a_professional_gives_his_organisations_records_to_its_own_apps_alone(
+    people: People, visitor: Visitor, new_hospital: Any, pool: asyncpg.Pool
+) -> None:
+    other = await new_hospital()
+    settings = AppSettings(True, (BACK,), ("authorization_code",))
+    client = await registry.add_client(pool, "theirs", other.ods_code, "user/*.rs", app=settings)
+    await people.professional(visitor)
+    assert (await App(client, visitor).ask("user/*.rs")).status == 403
+
+
 async def test_a_verifier_without_a_challenge_is_refused(people: People, visitor: Visitor, new_app: NewApp) -> None:
     await people.patient(visitor)
     app = await new_app(public=False)
@@ -287,9 +367,11 @@ async def test_stopping_an_app_ends_its_tokens(people: People, visitor: Visitor,
     token = (await app.token(await app.allow("launch/patient patient/*.rs offline_access"))).json
     told = (await app.post("/oauth2/introspect", {"token": token["refresh_token"]})).json
     assert told["active"] is True
+    again = (await app.token(await app.allow("launch/patient patient/*.rs offline_access"))).json
     page = await visitor.get("/account")
-    number = page.text.split('action="/account/apps/end"')[1].split('name="number" value="')[1].split('"')[0]
-    assert (await visitor.submit("/account/apps/end", number=number)).query["note"] == "app"
+    assert page.text.count('action="/account/apps/end"') == 1
+    assert (await visitor.submit("/account/apps/end", client_id=app.client.client_id)).query["note"] == "app"
+    assert (await app.refresh(again["refresh_token"])).status == 400
     assert (await app.refresh(token["refresh_token"])).status == 400
     told = (await app.post("/oauth2/introspect", {"token": token["access_token"]})).json
     assert told == {"active": False}
@@ -416,8 +498,12 @@ async def test_a_professional_chooses_a_patient(people: People, visitor: Visitor
     page = await app.ask("openid fhirUser launch/patient patient/*.rs")
     assert page.title.startswith("Whose record")
     reference = page.hidden()["reference"]
-    page = await visitor.get(f"/oauth2/authorize?reference={reference}&who={number}")
+    page = await visitor.submit("/oauth2/authorize", reference=reference, answer="find", who=number)
     assert patient["id"] in page.text
+    assert (
+        "Choose a patient"
+        in (await visitor.submit("/oauth2/authorize", reference=reference, answer="patient", who=number)).errors
+    )
     page = await visitor.submit("/oauth2/authorize", reference=reference, answer="patient", patient=patient["id"])
     assert patient["name"][0]["family"] in page.text
     token = (await app.token(await app.answer(page, "allow"))).json

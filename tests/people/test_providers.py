@@ -21,7 +21,7 @@ from joserfc.jwk import KeySet, RSAKey
 from tests.conftest import Hospital, free_port, unique
 from tests.people_kit import BACK, App, NewVisitor, Page, People, Somebody, Visitor
 
-from carefolio.identity import providers, registry
+from carefolio.identity import invitations, providers, registry
 from carefolio.identity.registry import AppSettings
 
 OUR_KEY = RSAKey.generate_key(2048, auto_kid=True)
@@ -182,7 +182,7 @@ async def test_a_patient_comes_by_nhs_login(people: People, visitor: Visitor, pr
 async def test_first_use_links_the_account_that_is_there(
     people: People, visitor: Visitor, provider_of: Any, new_visitor: NewVisitor, pool: asyncpg.Pool
 ) -> None:
-    who = await people.registered()
+    who = await people.patient(new_visitor())
     there = await provider_of("nhs-login")
     there.provider.person = {"nhs_number": who.nhs_number, "birthdate": who.born, "family_name": "Example",
                              "email": "another@nhs.example", "email_verified": True}  # fmt: skip
@@ -197,9 +197,9 @@ async def test_first_use_links_the_account_that_is_there(
 
 
 async def test_the_address_of_nhs_login_is_used_where_the_person_says_so(
-    people: People, visitor: Visitor, provider_of: Any
+    people: People, visitor: Visitor, provider_of: Any, new_visitor: NewVisitor
 ) -> None:
-    who = await people.registered()
+    who = await people.patient(new_visitor())
     new = f"{unique('nhs').lower()}@example.org"
     there = await provider_of("nhs-login")
     there.provider.person = {"nhs_number": who.nhs_number, "birthdate": who.born, "email": new, "email_verified": True}
@@ -287,7 +287,7 @@ async def test_one_providers_answer_is_not_taken_for_anothers(
     people: People, visitor: Visitor, provider_of: Any
 ) -> None:
     there, _ = await nhs_login(people, provider_of)
-    other, _ = await nhs_login(people, provider_of)
+    other = await provider_of("cis2")
     page = await visitor.get(f"/login/with/{there.name}")
     state = page.query["state"]
     assert (await visitor.get(f"/login/with/{other.name}/callback?code=c&state={state}")).status == 403
@@ -478,11 +478,67 @@ async def test_an_organisations_people_get_an_account_at_their_first_sign_in(
 async def test_a_provider_cannot_take_over_an_account_of_another_organisation(
     people: People, visitor: Visitor, provider_of: Any, new_visitor: NewVisitor
 ) -> None:
-    patient, doctor = await people.registered(), await people.professional(new_visitor())
-    there = await provider_of("oidc")
-    for number, victim in enumerate((patient, doctor)):
-        there.provider.claims = {"sub": f"s{number}", "email": victim.email, "name": "Mallory"}
-        assert (await there.sign_in(visitor)).title == "Your e-mail address has an account here already"
+    patient = await people.patient(new_visitor())
+    there = await provider_of("oidc", domains=("example.org",))
+    there.provider.claims = {"sub": "s", "email": patient.email, "name": "Mallory"}
+    assert (await there.sign_in(visitor)).title == "Your e-mail address has an account here already"
+
+
+async def test_an_account_that_was_ended_does_not_come_back(people: People, visitor: Visitor, provider_of: Any) -> None:
+    there, who = await nhs_login(people, provider_of)
+    assert (await there.sign_in(visitor)).path == "/account"
+    cli = people.hospital.installation.cli
+    ended = json.loads(cli("account", "end", who.email, "--json").stdout)
+    assert (await there.sign_in(visitor)).title == "Your account was closed"
+    cli("account", "readmit", ended["id"])
+    assert (await there.sign_in(visitor)).path == "/account"
+
+
+async def test_an_account_that_a_colleague_made_with_ones_address_is_not_ones_own(
+    people: People, visitor: Visitor, provider_of: Any, new_visitor: NewVisitor, pool: asyncpg.Pool
+) -> None:
+    domain = f"{unique('d').lower()}.example"
+    owner = await registry.organisation_id(pool, people.hospital.ods_code)
+    made = await invitations.invite_professional(pool, owner, "Mal Nurse", f"mal@{domain}")
+    mal = Somebody(f"ada@{domain}", "Mal Nurse")
+    await people.register(new_visitor(), mal, made.code)
+    page = await new_visitor().sign_in(mal.email)
+    assert page.path == "/login/second"
+    there = await provider_of("oidc", domains=(domain,))
+    there.provider.claims = {"email": f"ada@{domain}", "name": "Ada Example"}
+    page = await there.sign_in(visitor)
+    assert "Ada Example" in page.text
+    assert "Mal" not in page.text
+    assert (await new_visitor().sign_in(mal.email)).errors
+
+
+async def test_whom_a_provider_signs_in_gets_no_password_by_his_mailbox(
+    people: People, visitor: Visitor, provider_of: Any, new_visitor: NewVisitor
+) -> None:
+    domain = f"{unique('d').lower()}.example"
+    there = await provider_of("oidc", domains=(domain,))
+    there.provider.claims = {"email": f"ada@{domain}", "name": "Ada Example"}
+    assert (await there.sign_in(visitor)).path == "/account"
+    other = new_visitor()
+    await other.get("/login/forgotten")
+    assert (await other.submit("/login/forgotten", email=f"ada@{domain}")).query["note"] == "sent"
+    await asyncio.sleep(1)
+    assert not [each for each in await people.mailbox.letters(f"ada@{domain}") if "new password" in each["subject"]]
+
+
+async def test_a_linked_way_to_sign_in_is_told_listed_and_disconnected(
+    people: People, visitor: Visitor, provider_of: Any, new_visitor: NewVisitor
+) -> None:
+    who = await people.registered()
+    await people.signed_in(new_visitor(), who)
+    there = await provider_of("nhs-login")
+    there.provider.person = {"nhs_number": who.nhs_number, "birthdate": who.born}
+    page = await there.sign_in(visitor)
+    assert f"Disconnect The provider {there.name}" in page.text
+    letter = await people.mailbox.wait(who.email, "How you sign in to Carefolio was changed")
+    assert "was connected" in letter["body"]
+    await visitor.submit("/account/providers/remove", name=there.name)
+    assert "Disconnect" not in (await visitor.get("/account")).text
 
 
 async def test_cis2_signs_in_by_role(

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 from opentelemetry import trace
@@ -47,6 +47,15 @@ class Event(Enum):
     DEAD_LETTER = ("ERROR", "topic", "attempt")
 
 
+_output: BinaryIO | None = None
+
+
+def log_to(output: BinaryIO) -> None:
+    """Where log lines go from now on: a command's standard output is for its answer."""
+    global _output
+    _output = output
+
+
 def log(event: Event, **fields: Any) -> None:
     """Write one line of JSON to standard output, with the trace that it belongs to.
 
@@ -64,8 +73,9 @@ def log(event: Event, **fields: Any) -> None:
         line["logging.googleapis.com/trace"] = f"projects/{project}/traces/{trace_id}" if project else trace_id
         line["logging.googleapis.com/spanId"] = format(span.span_id, "016x")
     line |= {name: value for name, value in fields.items() if value is not None}
-    sys.stdout.buffer.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
+    output = _output or sys.stdout.buffer
+    output.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
+    output.flush()
 
 
 def where(error: BaseException) -> str:

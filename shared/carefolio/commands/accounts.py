@@ -12,7 +12,7 @@ import typer
 
 from carefolio.cloud import outbox, secrets
 from carefolio.cloud.database import Pool
-from carefolio.commands.terminal import Json, Organisation, UsageError, actor, read_file, run, show
+from carefolio.commands.terminal import Json, Organisation, UsageError, actor, read_file, read_uuid, run, show
 from carefolio.identity import invitations, operating, providers, registry, security_events, tokens
 from carefolio.identity.security_events import SecurityEvent
 
@@ -81,6 +81,38 @@ def account_require_factor(account: Who, as_json: Json = False) -> None:
     """Take away passkeys and authenticator app (lost, or stolen): a new one must be added at the next sign-in."""
     run(lambda pool: operating.require_factor(pool, account, actor()))
     show({"account": account, "must_enrol": True}, as_json)
+
+
+@account_app.command("list")
+def account_list(organisation: Organisation, as_json: Json = False) -> None:
+    """The accounts of an organisation's professionals and patients, and its living invitations."""
+
+    async def work(pool: Pool) -> list[dict[str, Any]]:
+        owner = await registry.organisation_id(pool, organisation)
+        return await operating.of_organisation(pool, owner)
+
+    rows = run(work)
+    if as_json:
+        show(rows, True)
+        return
+    for row in rows:
+        typer.echo(f"{row['id']} {row['kind']:<12} {row['state']:<8} {row['email'] or '-'}  {row['name']}")
+
+
+@account_app.command("withdraw")
+def account_withdraw(invitation: str, as_json: Json = False) -> None:
+    """Withdraw an invitation, by its id (account list)."""
+    number = read_uuid(invitation, "an invitation")
+    run(lambda pool: invitations.withdraw(pool, number))
+    show({"id": number, "withdrawn": True}, as_json)
+
+
+@account_app.command("readmit")
+def account_readmit(account: str, as_json: Json = False) -> None:
+    """Let an ended account live again, by its id; its password is gone."""
+    number = read_uuid(account, "an account")
+    run(lambda pool: operating.readmit(pool, number, actor()))
+    show({"id": number, "readmitted": True}, as_json)
 
 
 @account_app.command("end")

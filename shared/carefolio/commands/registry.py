@@ -142,6 +142,21 @@ def client_add(
     show({field: value for field, value in asdict(made).items() if value is not None}, as_json)
 
 
+@client_app.command("list")
+def client_list(organisation: Organisation, as_json: Json = False) -> None:
+    """The living clients of an organisation."""
+
+    async def work(pool: Pool) -> list[dict[str, object]]:
+        return await registry.clients_of(pool, await registry.organisation_id(pool, organisation))
+
+    rows = run(work)
+    if as_json:
+        show(rows, True)
+        return
+    for row in rows:
+        typer.echo(f"{row['id']} {row['name']}: {row['scope']}")
+
+
 @client_app.command("allow")
 def client_allow(
     organisation: Organisation,

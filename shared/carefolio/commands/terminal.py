@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from carefolio.cloud import closing, database
+from carefolio.cloud import closing, database, telemetry
 from carefolio.cloud.settings import settings
 from carefolio.local.installation import InstallationError, installation
 
@@ -65,6 +65,7 @@ def run(work: Callable[[database.Pool], Awaitable[T]]) -> T:
             await closing.close_all()
 
     enter()
+    telemetry.log_to(sys.stderr.buffer)
     return asyncio.run(inside())
 
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from carefolio.cloud import database
 from carefolio.cloud.settings import settings
 from carefolio.doors import pages, wording
-from carefolio.identity import factors, grants, launches, sealed, security_events, sessions, sign_in
+from carefolio.identity import factors, grants, launches, providers, sealed, security_events, sessions, sign_in
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.factors import FactorError
 from carefolio.identity.security_events import SecurityEvent
@@ -26,6 +26,9 @@ _NOTES = {
     "authenticator": "Your authenticator app is added.",
     "removed": "It is removed.",
     "ended": "That session is ended.",
+    "nobody": "There is no patient with that NHS number whose record you may open.",
+    "device": "The device was not connected.",
+    "disconnected": "It no longer signs in to your account.",
     "app": "The app can no longer use your record.",
 }
 _EVENTS = 10
@@ -46,6 +49,7 @@ async def show(request: Request) -> Response:
             dict(app) | {"lines": wording.lines(app["scope"])}
             for app in await grants.of_account(pool, session.account.id)
         ],
+        providers=await providers.of_account(pool, session.account.id),
         launchable=await launches.apps(pool, session.account),
         events=await security_events.latest(pool, account=session.account.id, limit=_EVENTS),
     )
@@ -65,6 +69,8 @@ async def _changing(request: Request) -> Session:
     if session is not None and session.stage == "enrol":
         return session
     session = await pages.open_session(request)
+    if session.patient_id is not None:
+        raise HTTPException(403, "you came from your hospital's system: sign in here to change your account")
     if not session.is_recent:
         raise pages.GoSignInError(RedirectResponse("/login?again=1&next=/account", 303))
     return session
@@ -118,6 +124,7 @@ def _authenticator(request: Request, session: Session, secret: str, errors: dict
     shown = " ".join(secret[at : at + 4] for at in range(0, len(secret), 4))
     return pages.page(
         request, "authenticator.html", status=400 if errors else 200, session=session, errors=errors or {}, shown=shown,
+        uri=factors.totp_uri(secret, session.account),
         qr=drawn.getvalue().decode(), sealed=sealed.seal(f"{session.number} {secret}".encode()).hex(),
     )  # fmt: skip
 
@@ -142,6 +149,7 @@ async def add_authenticator(request: Request) -> Response:
 async def _stronger(request: Request, session: Session, response: Response, method: str) -> Response:
     """A factor that was just proven counts for this session too: it is opened, or becomes a strong one."""
     pool = await database.pool()
+    await sessions.end_half_open(pool, session.account.id, session)
     methods = [*session.methods, *({method, "mfa"} - set(session.methods))]
     if session.stage == "enrol":
         value = await sign_in.opened(pool, session, "strong", methods, pages.browser_of(request))
@@ -193,7 +201,7 @@ async def password(request: Request) -> Response:
 
 async def email_page(request: Request) -> Response:
     """GET /account/email."""
-    return pages.page(request, "email.html", session=await pages.open_session(request))
+    return pages.page(request, "email.html", session=await _changing_open(request))
 
 
 async def email(request: Request) -> Response:
@@ -221,12 +229,23 @@ async def confirm_email(request: Request) -> Response:
     try:
         done = await sign_in.confirm_email(await database.pool(), form.get("token"))
     except AccountError as error:
-        return pages.page(request, "message.html", status=400, title="That did not work", lines=[f"{error}."])
+        return pages.page(request, "message.html", status=400, title="That did not work", lines=[f"{error}."],
+                          link="/account/email", link_text="Ask for new links")  # fmt: skip
     lines = {"changed": "From now on you sign in with the new address.",
              "one more": "Now open the link that we sent to the other address."}  # fmt: skip
     return pages.page(
         request, "message.html", title="Thank you", lines=[lines[done]], link="/account", link_text="Go on"
     )
+
+
+async def disconnect(request: Request) -> Response:
+    """POST /account/providers/remove: NHS login, or an organisation's, signs in no longer; a password must remain."""
+    form, session, pool = await pages.form_of(request), await _changing_open(request), await database.pool()
+    if not session.account.password_hash:
+        raise HTTPException(403, "it is your only way to sign in")
+    if await providers.disconnect(pool, session.account.id, form.get("name")):
+        await sign_in.factor_changed(pool, session, "A way to sign in was disconnected.", SecurityEvent.FACTOR_REMOVED)
+    return RedirectResponse("/account?note=disconnected", 303)
 
 
 async def end_session(request: Request) -> Response:
@@ -242,7 +261,7 @@ async def end_session(request: Request) -> Response:
 async def end_app(request: Request) -> Response:
     """POST /account/apps/end: what an app holds opens nothing within a minute."""
     form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
-    if await grants.end(pool, _number(form.get("number")), account=session.account.id):
+    if await grants.end_app(pool, session.account.id, form.get("client_id")):
         await security_events.record(pool, SecurityEvent.APP_ENDED, account=session.account.id)
     return RedirectResponse("/account?note=app", 303)
 
@@ -252,7 +271,7 @@ async def open_app(request: Request) -> Response:
     form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
     launch = await launches.give(pool, session, form.get("client_id"), form.get("nhs_number"))
     if launch is None:
-        raise HTTPException(400, "this app cannot be opened for that patient")
+        return RedirectResponse("/account?note=nobody#launch", 303)
     uri, value = launch
     mark = "&" if "?" in uri else "?"
     return RedirectResponse(

@@ -6,6 +6,7 @@ request objects), RFC 9126, RFC 9207, OpenID Connect Core section 3.1, SMART App
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from typing import Any
@@ -19,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 
 from carefolio.cloud import database
 from carefolio.cloud.database import Pool
+from carefolio.cloud.http import read_body
 from carefolio.cloud.settings import settings
 from carefolio.doors import pages, wording
 from carefolio.doors.practitioners import with_practitioner
@@ -28,7 +30,8 @@ from carefolio.identity.outside import OutsideError
 from carefolio.identity.sessions import Session
 from carefolio.identity.token_server import AuthorizationError
 from carefolio.record import finding
-from carefolio.record.access import Reader
+from carefolio.record.access import Reader, check_scope
+from carefolio.record.arguments import SearchError
 
 PUSHED = "urn:ietf:params:oauth:request_uri:"
 PUSHED_SECONDS = 90
@@ -60,9 +63,11 @@ async def authorize(request: Request) -> Response:
     if request.method == "GET" and (reference := request.query_params.get("reference")):
         return await _go_on(request, reference)
     if request.method == "GET":
-        pairs = parse_qsl(request.url.query[:_LONGEST_QUERY], keep_blank_values=True)
+        if len(request.url.query) > _LONGEST_QUERY:
+            raise HTTPException(414, "the request is too long: push it (RFC 9126)")
+        pairs = parse_qsl(request.url.query, keep_blank_values=True)
     else:
-        body = (await request.body())[:_LONGEST_QUERY].decode("utf-8", "replace")
+        body = (await read_body(request, _LONGEST_QUERY)).decode("utf-8", "replace")
         pairs = parse_qsl(body, keep_blank_values=True)
         if any(name == "form_token" for name, _ in pairs):
             pages.check_form_token(request, dict(pairs)["form_token"])
@@ -108,15 +113,31 @@ async def checked(pool: Pool, parameters: dict[str, str]) -> dict[str, str]:
     if kept.get("response_mode", "query") != "query":
         raise refuse("invalid_request", "'response_mode' must be query")
     prompts = kept.get("prompt", "").split()
-    if not set(prompts) <= {"none", "login", "consent", "select_account"} or ("none" in prompts and len(prompts) > 1):
+    if not set(prompts) <= {"none", "login", "consent"} or ("none" in prompts and len(prompts) > 1):
         raise refuse("invalid_request", "'prompt' has a value that is not supported")
-    if not kept.get("max_age", "0").isdigit():
+    age = kept.get("max_age", "0")
+    if not (age.isascii() and age.isdigit() and len(age) < 10):
         raise refuse("invalid_request", "'max_age' is a number of seconds")
     if scopes.LAUNCH in scope.split() and not kept.get("launch"):
         raise refuse("invalid_request", "the scope 'launch' goes with the parameter 'launch'")
+    for text in scope.split():
+        if not _is_plain(text):
+            raise refuse("invalid_scope", f"the query of {text[:100]} is not one that a person can be asked about")
     if any(len(value) > 2000 for name, value in kept.items() if name != "scope"):
         raise refuse("invalid_request", "a parameter is too long")
     return kept | {"scope": scope, "client_id": client.client_id, "asked_at": str(int(time.time()))}
+
+
+def _is_plain(text: str) -> bool:
+    """Whether the query of a scope, if it has one, finds what its words say: names without modifiers."""
+    scope = scopes.read_scope(text)
+    if scope is None or not scope.query:
+        return True
+    try:
+        check_scope(text)
+    except SearchError:
+        return False
+    return all(re.fullmatch(r"[a-z][a-z-]*", name) for name, _ in parse_qsl(scope.query, keep_blank_values=True))
 
 
 async def _of_request_object(pool: Pool, parameters: dict[str, str]) -> dict[str, str]:
@@ -166,6 +187,7 @@ async def _go_on(request: Request, reference: str) -> Response:
             return pages.go_second(here) if session.stage == "second" else RedirectResponse("/account", 303)
         again = {"again": "1"} if session else {}
         return RedirectResponse(f"/login?{urlencode({'next': here} | again)}", 303)
+    _check_whose(session, client)
     try:
         patient = await _patient(pool, session, client, parameters)
     except AuthorizationError as error:
@@ -207,19 +229,32 @@ def _open_to(session: Session, scope: str) -> str:
     """Of the scope what the session can give: one that is locked to a patient gives nothing beyond him."""
     if session.patient_id is None:
         return scope
-    return " ".join(text for text in scope.split() if not text.startswith("user/"))
+    return " ".join(text for text in scope.split() if not text.startswith("user/") and text != scopes.OFFLINE)
 
 
-async def _picker(request: Request, session: Session, client: Client, reference: str) -> Response:
+async def _picker(
+    request: Request, session: Session, client: Client, reference: str, who: str | None = None, *, chosen: bool = True
+) -> Response:
     """Whose record: for a professional, among those that his organisation contributes to."""
-    who = request.query_params.get("who", "").strip()[:100]
+    asked, who = who, (who or "").strip()[:100]
     found: list[dict[str, Any]] = []
     if who and session.account.organisation_id:
         reader = Reader(f"account/{session.account.id}", session.account.organisation_id)
         found = await finding.patients(await database.pool(), reader, who)
+    errors = {} if chosen else {"p1": "Choose a patient"}
+    if asked is not None and not who:
+        errors = {"who": "Enter a family name or an NHS number"}
     return pages.page(
-        request, "patient.html", session=session, client=client.row, reference=reference, who=who, found=found
-    )
+        request, "patient.html", status=400 if errors else 200, session=session, client=client.row, reference=reference,
+        who=who, found=found, errors=errors,
+    )  # fmt: skip
+
+
+def _check_whose(session: Session, client: Client) -> None:
+    """A professional lets in the apps of his own organisation: its records are not his to give to others."""
+    organisation = session.account.organisation_id
+    if organisation is not None and client.row["organisation_id"] != organisation:
+        raise HTTPException(403, "your organisation has not registered this app")
 
 
 async def _consent(
@@ -246,8 +281,10 @@ async def _consent(
         name = await finding.name_of(pool, reader, patient)
     return pages.page(
         request, "consent.html", session=session, client=client.row, reference=reference, patient=patient,
-        patient_name=name, items=wording.items(scope), always=wording.always(scope), lasting=grants.lasting(scope),
-        host=urlsplit(parameters.get("redirect_uri", "")).hostname,
+        patient_name=name, items=wording.items(scope), always=wording.always(scope),
+        lasting=grants.lasting(" ".join(text for text in scope.split() if text != scopes.OFFLINE)),
+        offline=scopes.OFFLINE in scope.split(),
+        device=parameters.get("device"), host=urlsplit(parameters.get("redirect_uri", "")).hostname,
     )  # fmt: skip
 
 
@@ -255,6 +292,7 @@ async def _answered(request: Request, form: dict[str, str]) -> Response:
     """POST of one of our pages: the patient who was chosen, or yes or no."""
     pool, reference, session = await database.pool(), form.get("reference", ""), await pages.open_session(request)
     client, parameters = await _kept(pool, reference)
+    _check_whose(session, client)
     if _too_old(session, parameters):
         return RedirectResponse(f"/oauth2/authorize?{urlencode({'reference': reference})}", 303)
     chosen = _uuid(form.get("patient", ""))
@@ -263,9 +301,11 @@ async def _answered(request: Request, form: dict[str, str]) -> Response:
         raise HTTPException(400, "the record has changed in between: start again in the app")
     if patient and not await grants.may_open(pool, session.account, patient):
         raise HTTPException(403, "you may not open that record")
+    if form.get("answer") == "find":
+        return await _picker(request, session, client, reference, form.get("who", ""))
     if form.get("answer") == "patient":
         if patient is None:
-            return await _picker(request, session, client, reference)
+            return await _picker(request, session, client, reference, form.get("who", ""), chosen=False)
         return await _consent(request, session, client, reference, parameters, patient)
     if form.get("answer") != "allow":
         return await _tell(pool, reference, parameters, "access_denied", "the person said no")
@@ -273,8 +313,8 @@ async def _answered(request: Request, form: dict[str, str]) -> Response:
         raise HTTPException(400, "no record was chosen")
     asked = _open_to(session, parameters["scope"]).split()
     kept = {value for name, value in form.items() if name.startswith("scope")}
-    given = [text for text in asked if text in kept or scopes.read_scope(text) is None]
-    if not kept & set(asked) and any(scopes.read_scope(text) for text in asked):
+    given = [text for text in asked if text in kept or (scopes.read_scope(text) is None and text != scopes.OFFLINE)]
+    if not (kept - {scopes.OFFLINE}) & set(asked) and any(scopes.read_scope(text) for text in asked):
         return await _tell(pool, reference, parameters, "access_denied", "the person allowed nothing")
     return await _allow(request, session, reference, parameters, " ".join(given), patient)
 
@@ -300,6 +340,7 @@ async def _allow(
     )
     if device := parameters.get("device"):
         if not await devices.answer(pool, device, grant):
+            await grants.end(pool, grant)
             raise HTTPException(400, "the code is too old: start again on the device")
         return _done(request, session, "Your device is connected", "You can go back to it now.")
     try:
@@ -313,7 +354,7 @@ async def _tell(pool: Pool, reference: str, parameters: dict[str, str], error: s
     await requests.find(pool, reference, use=True)
     if device := parameters.get("device"):
         await devices.answer(pool, device, None)
-        return RedirectResponse("/account", 303)
+        return RedirectResponse("/account?note=device", 303)
     return RedirectResponse(
         AuthorizationError(error, description, parameters["redirect_uri"], parameters.get("state")).location(), 303
     )

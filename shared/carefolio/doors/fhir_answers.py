@@ -88,7 +88,7 @@ def written(request: Request, result: Result) -> Response:
     if result.content is not None:
         headers["Location"] = f"{base()}/{result.type}/{result.id}/_history/{result.version}"
     wanted = preferences(request).get("return", "representation")
-    if wanted == "minimal":
+    if wanted == "minimal" or not result.shown:
         return Response(None, result.status, headers)
     if wanted == "OperationOutcome":
         done = Issue("informational", "", f"{result.type}/{result.id} has version {result.version}")
@@ -210,7 +210,7 @@ def entry_of(result: Result, wanted: str = "representation") -> str:
     if result.id and result.content is not None:
         said["location"] = f"{base()}/{result.type}/{result.id}/_history/{result.version}"
     response = orjson.dumps(said).decode()
-    if result.content is None or wanted != "representation":
+    if result.content is None or wanted != "representation" or not result.shown:
         return f'{{"response":{response}}}'
     return f'{{"resource":{result.content},"response":{response}}}'
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from carefolio.cloud import database
 from carefolio.cloud.database import Pool
@@ -17,9 +17,10 @@ from carefolio.cloud.http import read_body
 from carefolio.cloud.settings import settings
 from carefolio.doors import pages
 from carefolio.doors.bearer import authorised
-from carefolio.identity import hand_over, one_time, security_events, sessions
+from carefolio.identity import hand_over, one_time, sealed, security_events, sessions
 from carefolio.identity.accounts import Account
 from carefolio.identity.security_events import SecurityEvent
+from carefolio.identity.sessions import Session
 
 
 async def give(request: Request) -> Response:
@@ -49,16 +50,29 @@ async def use(request: Request) -> Response:
         raise HTTPException(403, "this link was used, or is too old: open the record again in your system")
     account = await hand_over.paired(pool, given.facts)
     if account is None:
-        waiting = await one_time.give(pool, hand_over.PAIRING, hand_over.PAIRING_SECONDS, **given.facts)
-        return pages.go_sign_in(f"/login/pair?{urlencode({'token': waiting})}")
+        response, visitor = pages.with_visitor(RedirectResponse("/", 303), request)
+        # The pairing belongs to the browser that came with the link: nobody is sent here by another's.
+        facts = given.facts | {"visitor": sealed.digest(visitor).hex()}
+        waiting = await one_time.give(pool, hand_over.PAIRING, hand_over.PAIRING_SECONDS, **facts)
+        where = f"/login/pair?{urlencode({'token': waiting})}"
+        known = await pages.session_of(request)
+        ready = known is not None and known.is_open and known.is_recent
+        response.headers["Location"] = where if ready else f"/login?{urlencode({'next': where, 'again': '1'})}"
+        return response
     return await _signed_in(request, pool, account, given.facts)
+
+
+def _may_pair(request: Request, session: Session, facts: dict[str, Any]) -> bool:
+    """In the browser that the link opened, by somebody who has just proven who he is."""
+    here = sealed.digest(pages.visitor_of(request)).hex() == facts.get("visitor")
+    return here and session.is_recent and session.level == "strong" and hand_over.may_pair(session.account, facts)
 
 
 async def pair_page(request: Request) -> Response:
     """GET /login/pair: the professional who has signed in says that the hospital system's user is he."""
     session, token = await pages.open_session(request), request.query_params.get("token", "")
     known = await one_time.look(await database.pool(), hand_over.PAIRING, token)
-    if known is None or not hand_over.may_pair(session.account, known.facts):
+    if known is None or not _may_pair(request, session, known.facts):
         raise HTTPException(403, "your account cannot be connected with that system")
     lines = [f"From now on {known.facts['client']} signs you in here when you open a patient's record there as"
              f" {known.facts['user']}."]  # fmt: skip
@@ -70,7 +84,7 @@ async def pair(request: Request) -> Response:
     """POST /login/pair."""
     form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
     known = await one_time.use(pool, hand_over.PAIRING, form.get("token"))
-    if known is None or not hand_over.may_pair(session.account, known.facts) or session.level != "strong":
+    if known is None or not _may_pair(request, session, known.facts):
         raise HTTPException(403, "your account cannot be connected with that system")
     await hand_over.keep_pair(pool, session.account, known.facts)
     return await _signed_in(request, pool, session.account, known.facts)
@@ -78,6 +92,10 @@ async def pair(request: Request) -> Response:
 
 async def _signed_in(request: Request, pool: Pool, account: Account, facts: dict[str, Any]) -> Response:
     browser = pages.browser_of(request)
+    known = await pages.session_of(request)
+    if known is not None and known.is_open and known.account.id != account.id:
+        raise HTTPException(403, "somebody else is signed in with this browser: sign out first")
+    await pages.leave(request)
     value = await sessions.start(
         pool, account, stage="open", level="strong", methods=["hand-over"], patient=uuid.UUID(facts["patient"]),
         agent=browser.agent, address=browser.address,

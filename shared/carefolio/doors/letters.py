@@ -25,7 +25,8 @@ async def send(pool: Pool, number: uuid.UUID) -> bool:
             if found is None:
                 await letters.sent(connection, number)
                 return True
-            facts = dict(found)
+            # To the address as its owner wrote it, whoever asked how.
+            address, facts = str(found["address"]), dict(found)
         letter = letters.compose(kind, address, facts)
         try:
             await mail.send(letter.address, letter.subject, letter.body)

@@ -131,7 +131,7 @@ async def register(request: Request) -> Response:
         metadata = json.loads(body)
         if not isinstance(metadata, dict):
             raise ValueError
-    except ValueError:
+    except (ValueError, RecursionError):
         return _answered(400, {"error": "invalid_client_metadata", "error_description": "not a JSON object"})
     try:
         if scheme.lower() != "bearer":
@@ -157,6 +157,9 @@ async def userinfo(request: Request) -> Response:
         challenge = f'Bearer error="invalid_token", error_description="{error.reason}"'
         return _answered(401, {"error": "invalid_token"}, {"WWW-Authenticate": challenge})
     person = await grants.person(pool, token.grant_id) if token.grant_id else None
+    if token.grant_id and person is None:
+        challenge = 'Bearer error="invalid_token", error_description="the token was revoked"'
+        return _answered(401, {"error": "invalid_token"}, {"WWW-Authenticate": challenge})
     if person is None or "openid" not in token.scope.split():
         challenge = 'Bearer error="insufficient_scope", scope="openid"'
         return _answered(403, {"error": "insufficient_scope"}, {"WWW-Authenticate": challenge})

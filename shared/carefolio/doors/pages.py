@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 from zoneinfo import ZoneInfo
 
 from starlette.exceptions import HTTPException
@@ -36,7 +36,7 @@ _LONDON = ZoneInfo("Europe/London")
 # https://nhsconnect.github.io/nhsapp-developer-documentation: the in-app browser names itself.
 _IN_APP = ("nhsapp-android/", "nhsapp-ios/")
 _NHS_APP_SCRIPT = "https://www.nhsapp.service.nhs.uk"
-_STATIC = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+_STATIC = {"svg": "image/svg+xml", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
 
 
 @dataclass(slots=True)
@@ -84,6 +84,7 @@ def browser_of(request: Request) -> Browser:
         request.client.host if request.client else "",
         request.headers.get("user-agent", ""),
         request.cookies.get(_DEVICE, ""),
+        wording.browser(request.headers.get("user-agent", "")),
         in_app(request),
     )
 
@@ -122,12 +123,9 @@ def go_second(back: str) -> Response:
 
 def way_back(path: str) -> str:
     """``path`` where it is one of this site, else the account's page (RFC 9700 section 4.11: no open redirect)."""
-    parts = urlsplit(path)
     good = (
         path.startswith("/")
         and not path.startswith(("//", "/\\"))
-        and not parts.scheme
-        and not parts.netloc
         and "\\" not in path
         and path.isprintable()
         and len(path) <= 8000
@@ -193,6 +191,12 @@ def check_form_token(request: Request, sent: str) -> None:
     cookies = [request.cookies[name] for name in (SESSION, _VISITOR) if name in request.cookies]
     if (origin not in (None, settings().public_url)) or not any(sessions.is_form_token(each, sent) for each in cookies):
         raise HTTPException(403, "this page is too old, or the form came from elsewhere: go back and try again")
+
+
+async def leave(request: Request) -> None:
+    """End the session that a new one of this browser takes the place of."""
+    if session := await session_of(request):
+        await sessions.end(await database.pool(), session.account.id, number=session.number)
 
 
 def signed_in(value: str, where: str, device: str = "") -> Response:

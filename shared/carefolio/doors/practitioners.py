@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 from carefolio.cloud.database import Pool
 from carefolio.identity.accounts import Account
 from carefolio.record import resources
@@ -15,7 +13,8 @@ async def with_practitioner(pool: Pool, account: Account) -> None:
     """Make it at the first time that an app asks who its user is."""
     if account.is_patient or account.practitioner_id or account.organisation_id is None:
         return
-    number = uuid.uuid4()
+    # The account's own number: made twice it is the same one.
+    number = account.id
     given, _, family = account.name.rpartition(" ")
     name = {"text": account.name, "family": family} | ({"given": given.split()} if given.strip() else {})
     practitioner = {"resourceType": "Practitioner", "id": str(number), "active": True, "name": [name]}

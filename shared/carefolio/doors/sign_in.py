@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from carefolio.cloud import database
 from carefolio.doors import pages
 from carefolio.doors.pages import Form
-from carefolio.identity import factors, invitations, providers, security_events, sessions, sign_in, throttle
+from carefolio.identity import accounts, factors, invitations, providers, security_events, sessions, sign_in, throttle
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.security_events import SecurityEvent
 from carefolio.identity.sessions import Session
@@ -50,6 +50,9 @@ async def password(request: Request) -> Response:
     """POST /login: e-mail address and password."""
     form = await pages.form_of(request)
     back, browser = pages.way_back(form.get("next")), pages.browser_of(request)
+    missing = {"email": "Enter your e-mail address", "password": "Enter your password"}
+    if errors := {name: text for name, text in missing.items() if not form.get(name).strip()}:
+        return await _sign_in_page(request, back, status=400, email=form.get("email"), errors=errors)
     try:
         value = await sign_in.with_password(await database.pool(), form.get("email"), form.get("password"), browser)
     except RefusedError as refused:
@@ -57,20 +60,25 @@ async def password(request: Request) -> Response:
         return await _sign_in_page(
             request, back, status=429 if refused.wait else 400, email=form.get("email"), errors=errors
         )
+    await pages.leave(request)
     session = await sessions.find(await database.pool(), value)
     assert session is not None
-    if session.stage == "enrol":
-        return pages.signed_in(value, "/account")
-    if not session.account.has_strong_factor:
-        await _send_code(session)
-    return pages.signed_in(value, f"/login/second?{urlencode({'next': back})}")
+    wait = 0 if session.account.has_strong_factor else await _send_code(session)
+    more = {"wait": str(wait)} if wait else {}
+    return pages.signed_in(value, f"/login/second?{urlencode({'next': back} | more)}")
 
 
 async def second(request: Request) -> Response:
     """GET /login/second: the page that asks for the second factor."""
     session = await _half_session(request)
     back = pages.way_back(request.query_params.get("next", ""))
-    return pages.page(request, "second.html", session=session, account=session.account, next=back)
+    wait = request.query_params.get("wait", "")
+    errors = (
+        {"code": f"{_wait(int(wait))}. The last code that we sent can be used"}
+        if wait.isascii() and wait.isdigit() and len(wait) < 6
+        else {}
+    )
+    return pages.page(request, "second.html", session=session, account=session.account, next=back, errors=errors)
 
 
 async def second_code(request: Request) -> Response:
@@ -87,22 +95,29 @@ async def second_code(request: Request) -> Response:
             request, "second.html", status=429 if refused.wait else 400, session=session, account=session.account,
             next=back, errors={"code": text},
         )  # fmt: skip
+    opened = await sessions.find(await database.pool(), value)
+    if opened is not None and opened.stage == "enrol":
+        return pages.signed_in(value, "/account")
     return pages.signed_in(value, back, sign_in.device_of(session.account))
 
 
 async def another_code(request: Request) -> Response:
     """POST /login/second/code: send another code by e-mail."""
     form, session = await pages.form_of(request), await _half_session(request)
-    if session.account.has_strong_factor or not session.account.is_patient:
+    if session.account.has_strong_factor:
         raise HTTPException(403, "a code by e-mail is not enough for this account")
-    await _send_code(session)
-    return RedirectResponse(f"/login/second?{urlencode({'next': pages.way_back(form.get('next'))})}", 303)
+    wait = await _send_code(session)
+    more = {"wait": str(wait)} if wait else {}
+    return RedirectResponse(f"/login/second?{urlencode({'next': pages.way_back(form.get('next'))} | more)}", 303)
 
 
-async def _send_code(session: Session) -> None:
+async def _send_code(session: Session) -> int:
+    """Send a code; returns the seconds to wait where too many were sent."""
     pool = await database.pool()
-    if not await throttle.admit(pool, throttle.MAIL, str(session.account.id)):
+    wait = await throttle.admit(pool, throttle.MAIL, str(session.account.id))
+    if not wait:
         await factors.send_code(pool, session)
+    return wait
 
 
 async def passkey_options(request: Request) -> Response:
@@ -155,6 +170,10 @@ async def forgotten(request: Request) -> Response:
     """POST /login/forgotten: the same answer for every address."""
     form = await pages.form_of(request)
     try:
+        accounts.checked_email(form.get("email"))
+    except AccountError as error:
+        return pages.page(request, "forgotten.html", status=400, errors={"email": str(error)})
+    try:
         await sign_in.forgotten(await database.pool(), form.get("email"), pages.browser_of(request))
     except RefusedError as refused:
         return pages.page(request, "forgotten.html", status=429, errors={"email": _wait(refused.wait)})
@@ -184,7 +203,7 @@ async def register_page(request: Request) -> Response:
 def _register(request: Request, form: Form, stage: str, errors: dict[str, str] | None = None, **more: str) -> Response:
     fields: dict[str, Any] = {name: form.get(name) for name in ("code", "day", "month", "year", "name", "email")} | more
     return pages.page(
-        request, "register.html", status=429 if errors and "wait" in errors else 400 if errors else 200, stage=stage,
+        request, "register.html", status=400 if errors else 200, stage=stage,
         errors=errors or {}, **fields,
     )  # fmt: skip
 
@@ -192,9 +211,11 @@ def _register(request: Request, form: Form, stage: str, errors: dict[str, str] |
 async def register(request: Request) -> Response:
     """POST /login/register: the code and the date of birth, then the account."""
     form, browser, pool = await pages.form_of(request), pages.browser_of(request), await database.pool()
+    if not form.get("code").strip():
+        return _register(request, form, "code", {"code": "Enter the code of your invitation"})
     wait = await throttle.admit(pool, throttle.INVITATION, browser.address)
     if wait:
-        return _register(request, form, "code", {"wait": _wait(wait)})
+        return _register(request, form, "code", {"code": _wait(wait)})
     invitation = await invitations.proven(pool, form.get("code"), _date(form))
     if invitation is None:
         await security_events.record(pool, SecurityEvent.INVITATION_REFUSED, address=browser.address)

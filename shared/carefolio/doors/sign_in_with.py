@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from carefolio.cloud import database
 from carefolio.cloud.database import Pool
 from carefolio.cloud.http import read_body
+from carefolio.cloud.settings import settings
 from carefolio.doors import pages
 from carefolio.identity import (
     accounts,
@@ -28,6 +29,7 @@ from carefolio.identity import (
     sealed,
     security_events,
     sessions,
+    sign_in,
 )
 from carefolio.identity.accounts import email_key
 from carefolio.identity.linking import Linked
@@ -77,6 +79,7 @@ _PAGES: dict[str, tuple[str, str]] = {
         "Your e-mail address has an account here already",
         "Sign in with its password, or ask your organisation.",
     ),
+    "ended": ("Your account was closed", "Ask the organisation that you had it with."),
     "no_role": ("You have no role here", "None of your national roles is at an organisation that uses Carefolio."),
     "unreachable": (
         "{provider} cannot be reached",
@@ -121,6 +124,9 @@ async def from_nhs_app(request: Request) -> Response:
         raise HTTPException(404, "NHS login is not offered here")
     back = pages.way_back(request.query_params.get("phrPath", ""))
     asserted = request.query_params.get("assertedLoginIdentity", "")
+    # Only the app's own browser is signed in by its word; a link elsewhere could be anybody's.
+    if asserted and not pages.in_app(request) and settings().environment != "local":
+        asserted = ""
     if asserted and not await _is_of_nhs_app(pool, provider, asserted):
         return _failed(request, provider, SignInError("sso_login_required", in_app=True))
     return await _begin(request, provider, back, asserted=asserted)
@@ -189,6 +195,7 @@ async def _signed_in(request: Request, pool: Pool, signed: SignedIn, linked: Lin
     account, provider, browser = linked.account, signed.provider, pages.browser_of(request)
     given = signed.claims.get("amr")
     methods = [str(method)[:20] for method in given[:10]] if isinstance(given, list) else []
+    await pages.leave(request)
     value = await sessions.start(
         pool, account, stage="open", level="strong", methods=[*methods, provider.kind], provider=provider.id,
         in_app=signed.in_app, agent=browser.agent, address=browser.address,
@@ -196,12 +203,17 @@ async def _signed_in(request: Request, pool: Pool, signed: SignedIn, linked: Lin
     await security_events.record(
         pool, SecurityEvent.SIGN_IN, account=account.id, address=browser.address, detail=f"provider {provider.name}"
     )
+    device = sign_in.device_of(account)
+    if account.email and not sign_in.is_device_of(account, browser.device):
+        async with pool.acquire() as connection, connection.transaction():
+            await sign_in.new_device(connection, account, browser)
+        letters.kick()
     if linked.other_email:
         token = await one_time.give(
             pool, "nhs email", 3600, account=account.id, new=linked.other_email, back=signed.back
         )
-        return pages.signed_in(value, f"/login/email?{urlencode({'token': token})}")
-    return pages.signed_in(value, signed.back)
+        return pages.signed_in(value, f"/login/email?{urlencode({'token': token})}", device)
+    return pages.signed_in(value, signed.back, device)
 
 
 async def email_page(request: Request) -> Response:
@@ -225,8 +237,9 @@ async def email(request: Request) -> Response:
         new, old = known.facts["new"], session.account.email
         if form.get("choice") == "new" and not await accounts.by_email(connection, new):
             await connection.execute(
-                "UPDATE account SET email = $2, email_key = $3 WHERE id = $1", session.account.id, new, email_key(new)
-            )
+                "UPDATE account SET email = $2, email_key = $3, email_verified_at = now() WHERE id = $1",
+                session.account.id, new, email_key(new),
+            )  # fmt: skip
             await security_events.record(connection, SecurityEvent.EMAIL_CHANGED, account=session.account.id)
             if old:
                 await letters.write(connection, "email-changed", old, name=session.account.name, new=new)
@@ -268,6 +281,8 @@ async def _refused(request: Request, pool: Pool, provider: Provider, error: Sign
 def _failed(request: Request, provider: Provider, error: SignInError) -> Response:
     """The page that says what happened; inside the NHS App the way is back to it, never to a form of ours."""
     key = error.description if error.description in _PAGES else error.code
+    if (error.code, error.description) == ("id_token", "vot"):
+        key = "not_proven"
     title, line = _PAGES.get(key, _OTHER)
     link: str | None = "/login"
     text, status = "Sign in another way", 502 if key == "unreachable" else 403

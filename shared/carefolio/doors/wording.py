@@ -35,7 +35,6 @@ _ALWAYS = {
     scopes.OPENID: "It will know that it is you who signed in.",
     "profile": "It will see your name.",
     "email": "It will see your e-mail address.",
-    scopes.OFFLINE: "It can do this while you are not using it.",
 }
 
 
@@ -70,7 +69,8 @@ def _line(scope: scopes.Scope) -> str:
     if "d" in scope.rights:
         verbs.append("delete")
     done = ", ".join(verbs[:-1]) + (" and " if len(verbs) > 1 else "") + verbs[-1]
-    narrowed = ", ".join(value.rpartition("|")[2] for _, value in parse_qsl(scope.query, keep_blank_values=True))
+    pairs = parse_qsl(scope.query, keep_blank_values=True)
+    narrowed = ", ".join(f"only those whose {name} is {value.rpartition('|')[2]}" for name, value in pairs)
     what = _NAMES.get(scope.type, scope.type)
     whose = " of every record that you may see" if scope.context == "user" else ""
     return f"{done[0].upper()}{done[1:]} {what}{f' ({narrowed})' if narrowed else ''}{whose}"
@@ -81,12 +81,12 @@ _EVENTS = {
     "app_allowed": "You allowed an app",
     "app_ended": "You stopped an app",
     "email_changed": "Your e-mail address was changed",
-    "factor_added": "A way to prove that it is you was added",
-    "factor_removed": "A way to prove that it is you was removed",
+    "factor_added": "A passkey or an authenticator app was added",
+    "factor_removed": "A passkey, an authenticator app or a way to sign in was removed",
     "hand_over": "You came from your hospital's system",
     "password_changed": "Your password was changed",
     "provider_linked": "Another way to sign in was connected",
-    "second_factor_failed": "Somebody with your password had no second proof",
+    "second_factor_failed": "The password was right, and the code or passkey was not",
     "session_ended": "A session was ended",
     "sign_in": "You signed in",
     "sign_in_failed": "A wrong password was entered",

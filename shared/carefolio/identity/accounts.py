@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ class Account:
     has_totp: bool
     passkeys: int
     must_enrol: bool
+    email_verified: bool
     ended: bool
 
     @property
@@ -79,6 +79,7 @@ def account_of(row: asyncpg.Record) -> Account:
         row["totp_sealed"] is not None,
         row["passkeys"],
         row["must_enrol"],
+        row["email_verified_at"] is not None,
         row["ended_at"] is not None,
     )
 
@@ -129,16 +130,22 @@ async def add(
     record: uuid.UUID | None = None,
     organisation: uuid.UUID | None = None,
     teams: Sequence[uuid.UUID] = (),
+    verified: bool = False,
 ) -> Account:
-    """Make an account. Raises AccountError where the e-mail address or the record has one."""
+    """Make an account. Raises AccountError where the e-mail address or the record has one.
+
+    ``verified``: the address was proven to be his, by a letter to it or by a provider that speaks for it.
+    """
     if email is not None:
         email = checked_email(email)
+        await release_unverified(connection, email)
     try:
         async with connection.transaction():
             number = await connection.fetchval(
                 """
-                INSERT INTO account (kind, name, email, email_key, password_hash, record_id, organisation_id)
-                VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
+                INSERT INTO account (kind, name, email, email_key, password_hash, record_id, organisation_id,
+                                     email_verified_at)
+                VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $8 THEN now() END) RETURNING id
                 """,
                 kind,
                 name,
@@ -147,6 +154,7 @@ async def add(
                 await passwords.hashed(password) if password else None,
                 record,
                 organisation,
+                verified,
             )
     except asyncpg.UniqueViolationError:
         raise AccountError("there is an account already") from None
@@ -159,9 +167,23 @@ async def add(
     return made
 
 
+async def verified(connection: Pool | Connection, account: Account) -> None:
+    """The address was proven: somebody read a letter that went to it."""
+    await connection.execute(
+        "UPDATE account SET email_verified_at = coalesce(email_verified_at, now()) WHERE id = $1", account.id
+    )
+
+
+async def release_unverified(connection: Connection, email: str) -> None:
+    """End an account that somebody made with this address and never proved: it keeps nobody out, and nobody in."""
+    known = await by_email(connection, email)
+    if known is not None and not known.email_verified:
+        await end(connection, known)
+
+
 async def set_password(connection: Pool | Connection, account: Account, password: str) -> None:
     """Raises AccountError for a password that is too easily guessed."""
-    check_password(password, account.email or "", account.name)
+    await check_password(password, account.email or "", account.name)
     await connection.execute(
         "UPDATE account SET password_hash = $2 WHERE id = $1", account.id, await passwords.hashed(password)
     )
@@ -172,31 +194,40 @@ async def end(connection: Connection, account: Account) -> None:
     await connection.execute(
         "UPDATE account SET ended_at = now(), email_key = NULL, password_hash = NULL WHERE id = $1", account.id
     )
+    await connection.execute(
+        "UPDATE session SET ended_at = now() WHERE account_id = $1 AND ended_at IS NULL", account.id
+    )
+    await connection.execute(
+        "UPDATE app_grant SET ended_at = now() WHERE account_id = $1 AND ended_at IS NULL", account.id
+    )
 
 
 def email_key(email: str) -> str:
-    """How an address is looked up: nobody tells his own in two ways by case or by Unicode form."""
-    return unicodedata.normalize("NFKC", email.strip()).casefold()
+    """How an address is looked up: in small letters. (It is ASCII: ``checked_email``.)"""
+    return email.strip().lower()
 
 
 def checked_email(email: str) -> str:
     """The address as its owner writes it. Raises AccountError where it is none."""
     email = email.strip()
-    if len(email) > _LONGEST_EMAIL or not _EMAIL.match(email) or ".." in email:
+    if len(email) > _LONGEST_EMAIL or not email.isascii() or not _EMAIL.match(email) or ".." in email:
         raise AccountError("Enter an e-mail address in the correct format, like name@example.com")
     return email
 
 
-def check_password(password: str, *personal: str) -> None:
+async def check_password(password: str, *personal: str) -> None:
     """Raises AccountError for one that is short, or that somebody would try (NCSC; OWASP ASVS 2.1)."""
-    from zxcvbn import zxcvbn
-
     if len(password) < _SHORTEST_PASSWORD:
         raise AccountError(f"Your password must have at least {_SHORTEST_PASSWORD} characters")
     if len(password) > _LONGEST_PASSWORD:
         raise AccountError(f"Your password must have at most {_LONGEST_PASSWORD} characters")
     words = [word for text in personal for word in re.split(r"[^\w]+", text.casefold()) if len(word) > 2]
-    if zxcvbn(password[:72], user_inputs=[*words, "carefolio", "patient", "hospital"])["score"] < _LEAST_SCORE:
+    rest = password.casefold()
+    for word in sorted(words, key=len, reverse=True):
+        rest = rest.replace(word, "")
+    if len(rest) < _SHORTEST_PASSWORD - 4:
+        raise AccountError("Choose a password that has neither your name nor your e-mail address in it")
+    if await passwords.score(password, [*words, "carefolio", "patient", "hospital"]) < _LEAST_SCORE:
         raise AccountError(
             "Choose a password that is harder to guess, for example three words that do not belong together"
         )

@@ -31,8 +31,10 @@ def server_metadata(base: str) -> dict[str, Any]:
         "device_authorization_endpoint": f"{base}/oauth2/device_authorization",
         "revocation_endpoint": f"{base}/oauth2/revoke",
         "revocation_endpoint_auth_methods_supported": list(PUBLISHED_METHODS),
+        "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "introspection_endpoint": f"{base}/oauth2/introspect",
         "introspection_endpoint_auth_methods_supported": list(PUBLISHED_METHODS[:3]),
+        "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "jwks_uri": f"{base}/.well-known/jwks.json",
         "grant_types_supported": [
             "authorization_code", "refresh_token", "client_credentials", "urn:ietf:params:oauth:grant-type:device_code",
@@ -48,6 +50,7 @@ def server_metadata(base: str) -> dict[str, Any]:
         "authorization_response_iss_parameter_supported": True,
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],
+        "acr_values_supported": ["strong", "weak"],
         "claims_supported": [
             "sub", "iss", "aud", "exp", "iat", "auth_time", "nonce", "amr", "acr", "name", "email", "email_verified",
             "profile", "fhirUser",

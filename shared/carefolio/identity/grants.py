@@ -43,6 +43,7 @@ class Grant:
     practitioner_id: uuid.UUID | None
     name: str
     email: str | None
+    email_verified: bool
     redirect_uri: str | None = None
     challenge: str | None = None
 
@@ -56,9 +57,14 @@ class Grant:
 LIVING = """
     app_grant.ended_at IS NULL AND app_grant.expires_at > now() AND EXISTS (
         SELECT FROM account WHERE account.id = app_grant.account_id AND account.ended_at IS NULL)
+    AND (app_grant.session_id IS NULL OR EXISTS (
+        SELECT FROM session WHERE session.id = app_grant.session_id AND session.ended_at IS NULL
+        AND session.created_at > now() - interval '12 hours'))
 """
 SELECT = """
-    SELECT app_grant.*, account.organisation_id, account.record_id, account.practitioner_id, account.name, account.email
+    SELECT app_grant.*, account.organisation_id, account.record_id, account.practitioner_id, account.name,
+           account.email,
+           account.email_verified_at IS NOT NULL AS email_verified
     FROM app_grant JOIN account ON account.id = app_grant.account_id
 """
 
@@ -120,15 +126,9 @@ async def has_allowed(pool: Pool, account: uuid.UUID, client_id: str, scope: str
     return any(set(scope.split()) <= set(row["scope"].split()) for row in rows)
 
 
-async def end(pool: Pool | Connection, grant: uuid.UUID, *, account: uuid.UUID | None = None) -> bool:
+async def end(pool: Pool | Connection, grant: uuid.UUID) -> None:
     """End a grant, and with it every token of its family."""
-    done = await pool.execute(
-        "UPDATE app_grant SET ended_at = now()"
-        " WHERE id = $1 AND ended_at IS NULL AND ($2::uuid IS NULL OR account_id = $2)",
-        grant,
-        account,
-    )
-    return bool(done == "UPDATE 1")
+    await pool.execute("UPDATE app_grant SET ended_at = now() WHERE id = $1 AND ended_at IS NULL", grant)
 
 
 async def end_all(pool: Pool | Connection, account: uuid.UUID) -> None:
@@ -136,17 +136,28 @@ async def end_all(pool: Pool | Connection, account: uuid.UUID) -> None:
 
 
 async def of_account(pool: Pool, account: uuid.UUID) -> list[asyncpg.Record]:
-    """The apps that a person allows, the latest first."""
+    """The apps that a person allows, the latest first: one line for each, of everything that it was allowed."""
     return list(
         await pool.fetch(
             f"""
-            SELECT app_grant.id, client.name, app_grant.scope, app_grant.created_at, app_grant.expires_at
+            SELECT client.id, client.name, string_agg(app_grant.scope, ' ') AS scope,
+                   min(app_grant.created_at) AS created_at, max(app_grant.expires_at) AS expires_at
             FROM app_grant JOIN client ON client.id = app_grant.client_id
-            WHERE account_id = $1 AND {LIVING} ORDER BY app_grant.created_at DESC
+            WHERE account_id = $1 AND {LIVING} GROUP BY client.id, client.name ORDER BY max(app_grant.created_at) DESC
             """,  # noqa: S608 - ours
             account,
         )
     )
+
+
+async def end_app(pool: Pool, account: uuid.UUID, client_id: str) -> bool:
+    """End everything that a person allowed an app."""
+    done = await pool.execute(
+        "UPDATE app_grant SET ended_at = now() WHERE account_id = $1 AND client_id = $2 AND ended_at IS NULL",
+        account,
+        client_id,
+    )
+    return bool(done != "UPDATE 0")
 
 
 async def person(pool: Pool, grant: uuid.UUID) -> Grant | None:
@@ -289,6 +300,6 @@ def grant_of(row: asyncpg.Record) -> Grant:
     return Grant(
         row["id"], row["account_id"], row["client_id"], row["scope"], row["patient_id"], row["nonce"],
         tuple(row["methods"]), row["level"], row["authenticated_at"], row["expires_at"], row["organisation_id"],
-        row["record_id"], row["practitioner_id"], row["name"], row["email"], row.get("redirect_uri"),
-        row.get("challenge"),
+        row["record_id"], row["practitioner_id"], row["name"], row["email"],
+        row["email_verified"], row.get("redirect_uri"), row.get("challenge"),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import uuid
 from typing import Any
 
 from carefolio.cloud.database import Pool
-from carefolio.identity import accounts, invitations, one_time, security_events
+from carefolio.identity import accounts, invitations, letters, one_time, security_events
 from carefolio.identity.accounts import Account
 from carefolio.identity.security_events import SecurityEvent
 from carefolio.identity.tokens import Token
@@ -63,6 +63,13 @@ async def keep_pair(pool: Pool, account: Account, facts: dict[str, Any]) -> None
         facts["user"],
         account.id,
     )
+    if account.email:
+        what = (
+            f"{facts['client']} of your organisation was connected: its user {facts['user']} opens records here as you."
+        )
+        async with pool.acquire() as connection, connection.transaction():
+            await letters.write(connection, "factor-changed", account.email, name=account.name, what=what)
+        letters.kick()
     await security_events.record(
         pool, SecurityEvent.PROVIDER_LINKED, account=account.id, client=facts["client_id"], detail="hand-over"
     )

@@ -17,7 +17,7 @@ import asyncpg
 
 from carefolio.cloud.database import Connection, Pool
 from carefolio.identity import accounts, letters, passwords, sealed, security_events
-from carefolio.identity.accounts import AccountError
+from carefolio.identity.accounts import AccountError, email_key
 from carefolio.identity.security_events import SecurityEvent
 
 DAYS = 30
@@ -78,8 +78,13 @@ async def invite_patient(
             raise AccountError("this organisation holds no record with that NHS number")
         if not row["born"]:
             raise AccountError("the record has no date of birth, by which the patient could be known")
-        if await accounts.by_record(connection, record):
+        known = await accounts.by_record(connection, record)
+        if known and not known.email_verified and known.password_hash:
+            # The address was mistyped: nobody ever read a letter there.
+            await accounts.end(connection, known)
+        elif known:
             raise AccountError("the patient has an account already")
+        await _withdraw(connection, record=record)
         name = await _name_of(connection, record)
         made = await _invite(connection, "patient", organisation, name=name, email=email, record=record)
     letters.kick()
@@ -92,8 +97,10 @@ async def invite_professional(
     """Invite somebody who works for the organisation, into its teams. Raises AccountError."""
     email = accounts.checked_email(email)
     async with pool.acquire() as connection, connection.transaction():
-        if await accounts.by_email(connection, email):
+        known = await accounts.by_email(connection, email)
+        if known and known.email_verified:
             raise AccountError("there is an account with this e-mail address already")
+        await _withdraw(connection, email=email)
         made = await _invite(connection, "professional", organisation, name=name, email=email, teams=teams)
     letters.kick()
     return made
@@ -137,14 +144,31 @@ async def _invite(
     return NewInvitation(shown, name, email, until)
 
 
-async def find(pool: Pool, code: str) -> Invitation | None:
-    """The living invitation of a code."""
-    row = await pool.fetchrow(
-        "SELECT * FROM invitation WHERE digest = $1 AND used_at IS NULL AND expires_at > now() AND tries < $2",
-        sealed.mac("invitation", plain(code)),
-        _TRIES,
+async def _withdraw(connection: Connection, *, record: uuid.UUID | None = None, email: str | None = None) -> None:
+    """A new invitation ends the older ones."""
+    await connection.execute(
+        "UPDATE invitation SET used_at = now() WHERE used_at IS NULL AND (record_id = $1 OR lower(email) = lower($2))",
+        record,
+        email,
     )
-    return _invitation(row) if row else None
+
+
+async def waiting(pool: Pool, organisation: uuid.UUID) -> list[asyncpg.Record]:
+    """The living invitations of an organisation."""
+    return list(
+        await pool.fetch(
+            "SELECT id, kind, name, email, created_at, expires_at FROM invitation"
+            " WHERE organisation_id = $1 AND used_at IS NULL AND expires_at > now() ORDER BY created_at",
+            organisation,
+        )
+    )
+
+
+async def withdraw(pool: Pool, number: uuid.UUID) -> None:
+    """End an invitation. Raises AccountError."""
+    done = await pool.execute("UPDATE invitation SET used_at = now() WHERE id = $1 AND used_at IS NULL", number)
+    if done != "UPDATE 1":
+        raise AccountError(f"there is no living invitation {number}")
 
 
 async def proven(pool: Pool, code: str, born: date | None) -> Invitation | None:
@@ -172,9 +196,10 @@ async def accept(pool: Pool, invitation: Invitation, name: str, email: str, pass
     Where the address has an account, its owner is written to and nothing else is done: whoever asks sees no difference.
     """
     email = accounts.checked_email(email)
-    accounts.check_password(password, email, name)
+    await accounts.check_password(password, email, name)
     async with pool.acquire() as connection, connection.transaction():
-        if known := await accounts.by_email(connection, email):
+        known = await accounts.by_email(connection, email)
+        if known and known.email_verified:
             await passwords.hashed(password)
             await letters.write(connection, "email-taken", email, name=known.name)
         else:
@@ -188,6 +213,8 @@ async def accept(pool: Pool, invitation: Invitation, name: str, email: str, pass
                 record=invitation.record_id,
                 organisation=None if invitation.is_patient else invitation.organisation_id,
                 teams=invitation.teams,
+                # Its code came by a letter to this very address.
+                verified=invitation.email is not None and email_key(invitation.email) == email_key(email),
             )
             await security_events.record(
                 connection, SecurityEvent.ACCOUNT_MADE, account=made.id, detail=invitation.kind

@@ -15,9 +15,17 @@ _LAUNCH_SECONDS = 5 * 60
 async def apps(pool: Pool, account: Account) -> list[dict[str, Any]]:
     """The apps that can be opened from one's account."""
     rows = await pool.fetch(
-        "SELECT id, name FROM client WHERE launch_uri IS NOT NULL AND ended_at IS NULL"
-        " AND ($1::uuid IS NULL OR organisation_id = $1) ORDER BY name",
+        """
+        SELECT id, name FROM client
+        WHERE launch_uri IS NOT NULL AND ended_at IS NULL AND CASE WHEN $1::uuid IS NULL
+            -- A patient is offered apps for patients, of those who contribute to his record.
+            THEN scope LIKE '%patient/%'
+                AND organisation_id = ANY(coalesce((SELECT organisations FROM resource WHERE id = $2), '{}'))
+            ELSE organisation_id = $1 END
+        ORDER BY name
+        """,
         account.organisation_id,
+        account.record_id,
     )
     return [dict(row) for row in rows]
 

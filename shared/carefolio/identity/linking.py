@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import accounts, invitations, security_events
+from carefolio.identity import accounts, invitations, letters, security_events
 from carefolio.identity.accounts import Account, AccountError, email_key
 from carefolio.identity.providers import CIS2, NHS_LOGIN, Provider
 from carefolio.identity.relying_party import SignedIn, SignInError
@@ -42,6 +42,8 @@ async def link(pool: Pool, signed: SignedIn, role: int | None = None) -> Linked:
 async def _patient(pool: Pool, signed: SignedIn) -> Linked:
     claims = signed.claims
     number, born = str(claims.get("nhs_number", "")), str(claims.get("birthdate", ""))
+    if claims.get("identity_proofing_level", "P9") != "P9":
+        raise SignInError("not_proven")
     if not (len(number) == 10 and number.isdigit()):
         raise SignInError("no_nhs_number")
     try:
@@ -59,15 +61,20 @@ async def _patient(pool: Pool, signed: SignedIn) -> Linked:
             raise SignInError("other_person")
         linked = await _linked(connection, signed.provider, signed.subject)
         owner = await accounts.by_record(connection, record)
+        if owner is not None and owner.password_hash and not owner.email_verified:
+            # Made by an invitation and never proven: he who has proven more takes its place.
+            await accounts.end(connection, owner)
+            owner = None
         if linked is not None:
             # The NHS number that he proves today must be that of the record which his account opens.
             if owner is None or owner.id != linked.id:
                 raise SignInError("other_person")
             return Linked(linked)
         email = str(claims.get("email", "")) if claims.get("email_verified") in (True, "true") else ""
+        made = owner is None
         if owner is None:
             owner, email = await _new_patient(connection, record, claims, email), ""
-        await _keep(connection, signed.provider, signed.subject, owner)
+        await _keep(connection, signed.provider, signed.subject, owner, new=made)
         differs = bool(email) and email_key(email) != email_key(owner.email or "")
         return Linked(owner, email if differs and not await accounts.by_email(connection, email) else None)
 
@@ -77,8 +84,9 @@ async def _new_patient(connection: Connection, record: uuid.UUID, claims: dict[s
     taken = not email or await accounts.by_email(connection, email) is not None
     try:
         made = await accounts.add(
-            connection, kind="patient", name=name[:100] or "Patient", email=None if taken else email, record=record
-        )
+            connection, kind="patient", name=name[:100] or "Patient", email=None if taken else email, record=record,
+            verified=not taken,
+        )  # fmt: skip
     except AccountError:
         raise SignInError("no_account") from None
     await security_events.record(connection, SecurityEvent.ACCOUNT_MADE, account=made.id, detail="NHS login")
@@ -109,21 +117,24 @@ async def _professional(
             email = accounts.checked_email(email)
         except AccountError:
             raise SignInError("no_email") from None
+        # The organisation speaks for the addresses of its own domains, and for those that it has verified.
+        speaks = domain in provider.domains or claims.get("email_verified") is True
+        if speaks:
+            await accounts.release_unverified(connection, email)
         known = await accounts.by_email(connection, email)
+        new = known is None
         if known is not None:
-            # The organisation speaks for the addresses of its own domains, and for those that it has verified.
-            speaks = domain in provider.domains or claims.get("email_verified") is True
             if known.organisation_id != organisation or not speaks:
                 raise SignInError("email_taken")
         else:
             known = await accounts.add(
                 connection, kind="professional", name=name[:100] or email, email=email, organisation=organisation,
-                teams=[provider.team_id] if provider.team_id else [],
+                teams=[provider.team_id] if provider.team_id else [], verified=speaks,
             )  # fmt: skip
             await security_events.record(
                 connection, SecurityEvent.ACCOUNT_MADE, account=known.id, detail=f"provider {provider.name}"
             )
-        await _keep(connection, provider, subject, known)
+        await _keep(connection, provider, subject, known, new=new)
         await _teams(connection, provider, known, claims.get(names["teams"]))
         return known
 
@@ -189,10 +200,15 @@ async def _linked(connection: Connection, provider: Provider, subject: str) -> A
     number = await connection.fetchval(
         "SELECT account_id FROM provider_identity WHERE provider_id = $1 AND subject = $2", provider.id, subject
     )
-    return await accounts.by_id(connection, number) if number else None
+    known = await accounts.by_id(connection, number) if number else None
+    if number and known is None:
+        # An operator ended it; coming again does not bring it back.
+        raise SignInError("ended")
+    return known
 
 
-async def _keep(connection: Connection, provider: Provider, subject: str, account: Account) -> None:
+async def _keep(connection: Connection, provider: Provider, subject: str, account: Account, *, new: bool) -> None:
+    """Remember it; the owner of an account that was there is told."""
     await connection.execute(
         """
         INSERT INTO provider_identity (provider_id, subject, account_id) VALUES ($1, $2, $3)
@@ -205,3 +221,6 @@ async def _keep(connection: Connection, provider: Provider, subject: str, accoun
     await security_events.record(
         connection, SecurityEvent.PROVIDER_LINKED, account=account.id, detail=f"provider {provider.name}"
     )
+    if account.email and not new:
+        what = f"{provider.title} was connected: it signs in to your account from now on."
+        await letters.write(connection, "factor-changed", account.email, name=account.name, what=what)

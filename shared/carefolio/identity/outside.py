@@ -22,6 +22,8 @@ _KEYS_KNOWN = 600
 # A key that is not known is looked for at once, but not more often than this: anybody can make up its name.
 _ASK_AGAIN = 30
 _keys: dict[str, tuple[float, KeySet]] = {}
+# Who did not answer is left alone for a while: many may ask for the same keys at once.
+_failed: dict[str, tuple[float, str]] = {}
 _asking: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = {}
 
 
@@ -35,22 +37,23 @@ class OutsideError(Exception):
 
 def check_url(url: str) -> str:
     """A URL that may be called: HTTPS, and no address of our own network. Raises OutsideError."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+    except (ValueError, TypeError, AttributeError):
+        raise OutsideError("not a URL") from None
     if settings().environment == "local" and parts.scheme == "http" and host in ("localhost", "127.0.0.1"):
         return url
-    try:
-        ipaddress.ip_address(host)
-        literal = True
-    except ValueError:
-        literal = False
-    if parts.scheme != "https" or literal or "." not in host or host.endswith((".internal", ".local", ".localhost")):
+    # No address in any of its spellings (127.1, 0x7f.1): a public name's last label begins with a letter.
+    named = "." in host and host.rpartition(".")[2][:1].isalpha()
+    if parts.scheme != "https" or not named or host.endswith((".internal", ".local", ".localhost")):
         raise OutsideError("not an HTTPS address of a public host")
     return url
 
 
 async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The JSON object at a URL. Raises OutsideError."""
+    await _check_public(url)
     try:
         async with (
             asyncio.timeout(10),
@@ -72,6 +75,20 @@ async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str,
     return found
 
 
+async def _check_public(url: str) -> None:
+    """No name may lead into our own network. Raises OutsideError."""
+    parts = urlsplit(check_url(url))
+    if parts.scheme != "https":
+        return
+    try:
+        async with asyncio.timeout(3):
+            found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443)
+    except (OSError, TimeoutError) as error:
+        raise OutsideError(type(error).__name__) from None
+    if not all(ipaddress.ip_address(address[4][0]).is_global for address in found):
+        raise OutsideError("the name leads to an address that is not public")
+
+
 async def keys_at(url: str, kid: str | None) -> KeySet:
     """The JWKS at a URL, kept for ten minutes, and asked for again where it lacks ``kid``. Raises OutsideError."""
     now = time.monotonic()
@@ -82,14 +99,21 @@ async def keys_at(url: str, kid: str | None) -> KeySet:
         kept = _keys.get(url)
         if kept and _is_fresh(kept, kid, time.monotonic()):
             return kept[1]
+        if url in _failed and _failed[url][0] > time.monotonic():
+            if kept:
+                return kept[1]
+            raise OutsideError(_failed[url][1])
         try:
             found = await get_json(url)
             keys = KeySet.import_key_set({"keys": [key for key in found["keys"] if key.get("kty") in ("RSA", "EC")]})
         except (JoseError, KeyError, TypeError, ValueError, AttributeError, OutsideError) as error:
+            reason = error.reason if isinstance(error, OutsideError) else "no JWK set"
+            _failed[url] = (time.monotonic() + _ASK_AGAIN, reason)
             if kept:
                 # What was known stays good while they are away.
                 return kept[1]
-            raise error if isinstance(error, OutsideError) else OutsideError("no JWK set") from None
+            raise OutsideError(reason) from None
+        _failed.pop(url, None)
         _keys[url] = (time.monotonic(), keys)
         return keys
 

@@ -104,20 +104,26 @@ async def add(
             outside.check_url(issuer)
         except OutsideError as error:
             raise RegistryError(f"issuer: {error.reason}") from None
+    if kind != SAML and (not client_id or not key or not key.strip()):
+        raise RegistryError("our name there (--client-id) and our key or secret (--key) are needed")
     if kind == SAML and not {"sso_url", "certificate"} <= set(chosen or {}):
         raise RegistryError("a SAML provider needs the settings sso_url and certificate")
-    if kind == OIDC and organisation is None:
-        raise RegistryError("an organisation's provider needs --organisation")
-    if kind == SAML and organisation is None:
-        raise RegistryError("an organisation's provider needs --organisation")
+    if kind in (OIDC, SAML) and (organisation is None or not domains):
+        raise RegistryError("an organisation's provider needs --organisation, and the --domain of its e-mail addresses")
+    if kind == SAML:
+        _check_saml(chosen or {})
+    if taken := [domain for domain in domains if await of_domain(pool, f"x@{domain}")]:
+        raise RegistryError(f"another provider has the domain {taken[0]}")
+    if kind == NHS_LOGIN and await of_kind(pool, NHS_LOGIN):
+        raise RegistryError("there is an NHS login already: end it first")
     made = Provider(uuid.uuid4(), name, kind, title or name, issuer.rstrip("/") if kind != SAML else issuer, client_id,
                     None, None, domains, key, chosen or {})  # fmt: skip
-    if kind == NHS_LOGIN:
-        try:
-            if made.private_key is None:
-                raise RegistryError("NHS login knows clients by a key: give the PEM file of an RSA private key")
-        except (JoseError, ValueError):
-            raise RegistryError("the key is no RSA private key") from None
+    try:
+        known = made.private_key
+        if (known is None and kind == NHS_LOGIN) or (known is not None and not known.is_private):
+            raise RegistryError("NHS login knows clients by a key: give the PEM file of an RSA private key")
+    except (JoseError, ValueError):
+        raise RegistryError("the key is no RSA private key") from None
     owner = await registry.organisation_id(pool, organisation) if organisation else None
     team_id = await pool.fetchval("SELECT id FROM team WHERE organisation_id = $1 AND name = $2", owner, team)
     if team and team_id is None:
@@ -136,12 +142,27 @@ async def add(
     return made.id
 
 
+def _check_saml(chosen: dict[str, Any]) -> None:
+    """Raises RegistryError."""
+    from cryptography.x509 import load_pem_x509_certificate
+
+    try:
+        outside.check_url(chosen["sso_url"])
+        load_pem_x509_certificate(chosen["certificate"].encode())
+    except OutsideError as error:
+        raise RegistryError(f"sso_url: {error.reason}") from None
+    except ValueError:
+        raise RegistryError("the certificate is none (PEM)") from None
+
+
 async def end(pool: Pool, name: str) -> None:
     """Nobody signs in by it any more. Raises RegistryError."""
-    if (
-        await pool.execute("UPDATE provider SET ended_at = now() WHERE name = $1 AND ended_at IS NULL", name)
-        != "UPDATE 1"
-    ):
+    ended = await pool.execute(
+        # Its name is free for another.
+        "UPDATE provider SET ended_at = now(), name = name || '~' || id WHERE name = $1 AND ended_at IS NULL",
+        name,
+    )
+    if ended != "UPDATE 1":
         raise RegistryError(f"there is no provider {name}")
 
 
@@ -155,6 +176,30 @@ async def offered(pool: Pool) -> list[Provider]:
     """The providers that the sign-in page offers."""
     rows = await pool.fetch("SELECT * FROM provider WHERE ended_at IS NULL ORDER BY kind, title LIMIT 50")
     return [_provider(row) for row in rows]
+
+
+async def of_account(pool: Pool, account: uuid.UUID) -> list[asyncpg.Record]:
+    """The providers that sign in to an account."""
+    return list(
+        await pool.fetch(
+            "SELECT provider.name, provider.title, min(known.created_at) AS created_at FROM provider_identity known"
+            " JOIN provider ON provider.id = known.provider_id"
+            " WHERE known.account_id = $1 AND provider.ended_at IS NULL"
+            " GROUP BY provider.name, provider.title ORDER BY provider.title",
+            account,
+        )
+    )
+
+
+async def disconnect(pool: Pool, account: uuid.UUID, name: str) -> bool:
+    """A provider signs in to the account no longer."""
+    done = await pool.execute(
+        "DELETE FROM provider_identity known USING provider"
+        " WHERE provider.id = known.provider_id AND known.account_id = $1 AND provider.name = $2",
+        account,
+        name,
+    )
+    return bool(done != "DELETE 0")
 
 
 async def of_kind(pool: Pool, kind: str) -> Provider | None:

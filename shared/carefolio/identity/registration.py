@@ -65,12 +65,19 @@ async def register(pool: Pool, token: str, metadata: dict[str, Any]) -> dict[str
     jwks, jwks_uri = metadata.get("jwks"), metadata.get("jwks_uri")
     if method == _SIGNING and (jwks is None) == (jwks_uri is None):
         raise RegistrationError("invalid_client_metadata", "private_key_jwt needs jwks or jwks_uri")
+    launch_uri = metadata.get("initiate_login_uri")
+    if (
+        not isinstance(launch_uri, str | None)
+        or not isinstance(jwks_uri, str | None)
+        or not isinstance(jwks, dict | None)
+    ):
+        raise RegistrationError("invalid_client_metadata", "jwks, jwks_uri or initiate_login_uri is of the wrong kind")
     settings = AppSettings(
         public=method == "none",
         redirect_uris=tuple(map(str, redirect_uris)),
         grants=tuple(map(str, wanted)),
-        jwks_uri=jwks_uri if method == _SIGNING and isinstance(jwks_uri, str) else None,
-        launch_uri=metadata.get("initiate_login_uri"),
+        jwks_uri=jwks_uri if method == _SIGNING else None,
+        launch_uri=launch_uri,
         created_by="registration",
     )
     try:

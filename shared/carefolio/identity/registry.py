@@ -16,7 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import passwords, scopes
+from carefolio.identity import passwords, scopes, sealed
 from carefolio.identity.outside import OutsideError, check_url
 
 # NHS Organisation Data Service codes: letters and digits; the shortest has 3, sites have more.
@@ -174,6 +174,13 @@ async def add_client_of(
         check_keys_url(app.jwks_uri)
     if app.launch_uri:
         check_redirect_uri(app.launch_uri)
+    people = [text for text in scope.split() if text.startswith(("patient/", "user/", "launch"))]
+    if people and not app.redirect_uris and not set(app.grants) & {"urn:ietf:params:oauth:grant-type:device_code"}:
+        raise RegistryError(f"{people[0]} is for apps that people sign in to: give --redirect (or --device)")
+    if app.launch_uri and not app.redirect_uris:
+        raise RegistryError("an app that is opened from here comes back to a --redirect")
+    if app.public and not people and "authorization_code" not in app.grants:
+        raise RegistryError("a public client is an app that people sign in to: give --redirect (or --device)")
     if app.public and (jwks or app.jwks_uri or "client_credentials" in app.grants):
         raise RegistryError("a public client has neither keys nor rights of its own")
     if "authorization_code" in app.grants and not app.redirect_uris:
@@ -188,7 +195,7 @@ async def add_client_of(
         client_id,
         _name(name),
         organisation,
-        passwords.hash_secret(secret) if secret else None,
+        sealed.digest(secret).hex() if secret else None,
         jwks,
         " ".join(scope.split()),
         app.public,
@@ -213,7 +220,11 @@ def check_scopes(scope: str) -> None:
 
 def check_redirect_uri(uri: str) -> None:
     """Raises RegistryError unless it is HTTPS, a native app's own scheme, or loopback (RFC 8252 section 7)."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port, parts.hostname
+    except ValueError:
+        raise RegistryError(f"not a redirect URI: {uri}") from None
     if parts.fragment or "*" in uri or not uri.isprintable() or " " in uri or len(uri) > 2000 or not parts.scheme:
         raise RegistryError(f"not a redirect URI: {uri}")
     if parts.scheme == "https" and parts.hostname and "@" not in parts.netloc:
@@ -234,6 +245,16 @@ def check_keys_url(url: str) -> None:
         check_url(url)
     except OutsideError as error:
         raise RegistryError(f"jwks_uri: {error.reason}") from None
+
+
+async def clients_of(pool: Pool, organisation: uuid.UUID) -> list[dict[str, object]]:
+    """The living clients of an organisation: id, name, scope, public, redirect_uris, grants."""
+    rows = await pool.fetch(
+        "SELECT id, name, scope, public, redirect_uris, grants FROM client"
+        " WHERE organisation_id = $1 AND ended_at IS NULL ORDER BY name",
+        organisation,
+    )
+    return [dict(row) for row in rows]
 
 
 async def end_client(pool: Pool, client_id: str) -> None:

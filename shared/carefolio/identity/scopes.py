@@ -13,7 +13,7 @@ from functools import lru_cache
 
 _SCOPE = re.compile(r"(system|patient|user)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|read|write|\*)(?:\?([^\s#]{1,500}))?\Z")
 # What is ours and not FHIR's (how a sender was set up, who is invited) is never in a scope for all types.
-_OURS = frozenset({"Invitation", "Provider", "Sender"})
+OURS = frozenset({"Invitation", "Provider", "Sender"})
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
 OPENID = "openid"
 OFFLINE = "offline_access"
@@ -40,7 +40,7 @@ class Scope:
 
     def reaches(self, kind: str) -> bool:
         """Whether the scope is about a type."""
-        return self.type == kind or (self.type == "*" and kind not in _OURS)
+        return self.type == kind or (self.type == "*" and kind not in OURS)
 
 
 @lru_cache(maxsize=2000)

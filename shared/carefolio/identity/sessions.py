@@ -52,8 +52,8 @@ class Session:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the person proved who he is a moment ago."""
-        return bool(time.time() - self.authenticated_at.timestamp() < RECENT)
+        """Whether the person proved who he is a moment ago; a hospital's word for it does not count."""
+        return self.patient_id is None and bool(time.time() - self.authenticated_at.timestamp() < RECENT)
 
 
 async def start(
@@ -203,12 +203,25 @@ def is_form_token(cookie: str, sent: str) -> bool:
     return hmac.compare_digest(form_token(cookie).encode(), sent.encode())
 
 
+async def end_half_open(pool: Pool | Connection, account: uuid.UUID, but: Session) -> None:
+    """A factor was added: whoever was on the way in without one starts again."""
+    await pool.execute(
+        "UPDATE session SET ended_at = now()"
+        " WHERE account_id = $1 AND stage <> 'open' AND id <> $2 AND ended_at IS NULL",
+        account,
+        but.id,
+    )
+
+
 def _session(row: asyncpg.Record) -> Session:
+    account = account_of(row)
+    # Who was to add his first factor, and has one by now, shows it.
+    stage = "second" if row["stage"] == "enrol" and account.has_strong_factor else row["stage"]
     return Session(
         row["session_id"],
         row["number"],
-        account_of(row),
-        row["stage"],
+        account,
+        stage,
         row["level"],
         tuple(row["methods"]),
         row["provider_id"],

@@ -7,13 +7,17 @@ Nothing here tells whether an address has an account: the answers, and what is d
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import uuid
 from dataclasses import dataclass
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
-from carefolio.cloud.database import Pool
+from carefolio.cloud.database import Connection, Pool
 from carefolio.identity import (
     accounts,
     factors,
+    grants,
     letters,
     one_time,
     passwords,
@@ -37,6 +41,7 @@ class Browser:
     address: str
     agent: str
     device: str = ""
+    name: str = ""
     in_app: bool = False
 
 
@@ -52,11 +57,14 @@ async def with_password(pool: Pool, email: str, password: str, browser: Browser)
     """A session that awaits its second factor: the cookie's value. Raises RefusedError."""
     key = email_key(email)[:254]
     account = await accounts.by_email(pool, key)
-    limited = [(throttle.ADDRESS, browser.address)]
     if is_device_of(account, browser.device):
         limited = [(throttle.PASSWORD, f"{key} at {browser.device}")]
     else:
-        limited.append((throttle.PASSWORD, key))
+        limited = [
+            (throttle.ADDRESS, browser.address),
+            (throttle.PASSWORD, f"{key} from {network(browser.address)}"),
+            (throttle.EVERYWHERE, key),
+        ]
     waits = [await throttle.admit(pool, limit, value) for limit, value in limited]
     if max(waits):
         await security_events.record(
@@ -70,12 +78,22 @@ async def with_password(pool: Pool, email: str, password: str, browser: Browser)
         )
         raise RefusedError
     for limit, value in limited:
-        await throttle.clear(pool, limit, value)
-    stage = "second" if account.has_strong_factor or (account.is_patient and not account.must_enrol) else "enrol"
+        # What others tried from the same address is not forgotten by one good password.
+        forget = throttle.forgive if limit is throttle.ADDRESS else throttle.clear
+        await forget(pool, limit, value)
     return await sessions.start(
-        pool, account, stage=stage, level="none", methods=["pwd"], agent=browser.agent, address=browser.address,
+        pool, account, stage="second", level="none", methods=["pwd"], agent=browser.agent, address=browser.address,
         in_app=browser.in_app,
     )  # fmt: skip
+
+
+def network(address: str) -> str:
+    """Where an address is: a household's or an organisation's."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{address}/{24 if parsed.version == 4 else 56}", strict=False))
 
 
 async def second_factor(
@@ -93,7 +111,7 @@ async def second_factor(
     elif kind == "passkey" and isinstance(proof, dict):
         good, level, method = await factors.check_passkey(pool, session, proof), "strong", "hwk"
     else:
-        allowed = session.account.is_patient and not session.account.has_strong_factor and isinstance(proof, str)
+        allowed = not session.account.has_strong_factor and isinstance(proof, str)
         good, level, method = allowed and await factors.check_code(pool, session, str(proof)), "weak", "mca"
     if not good:
         await security_events.record(
@@ -101,6 +119,12 @@ async def second_factor(
         )
         raise RefusedError
     await throttle.clear(pool, throttle.SECOND_FACTOR, str(session.account.id))
+    await throttle.clear(pool, throttle.MAIL, str(session.account.id))
+    if level == "weak":
+        await accounts.verified(pool, session.account)
+        if not session.account.is_patient or session.account.must_enrol:
+            # The letter proves the address; what opens records is added next.
+            return await sessions.renew(pool, session, stage="enrol", level="none", methods=[*session.methods, method])
     return await opened(pool, session, level, [*session.methods, method, "mfa"], browser)
 
 
@@ -116,15 +140,18 @@ async def opened(pool: Pool, session: Session, level: str, methods: list[str], b
             detail=" ".join(methods),
         )
         if session.account.email and not is_device_of(session.account, browser.device):
-            await letters.write(
-                connection,
-                "new-device",
-                session.account.email,
-                name=session.account.name,
-                agent=browser.agent[:100] or "unknown",
-            )
+            await new_device(connection, session.account, browser)
     letters.kick()
     return value
+
+
+async def new_device(connection: Connection, account: Account, browser: Browser) -> None:
+    """Tell the account's owner of a sign-in with a browser that was never seen."""
+    now = datetime.now(ZoneInfo("Europe/London"))
+    when = f"{now.day} {now:%B %Y at %H:%M}"
+    await letters.write(
+        connection, "new-device", account.email or "", name=account.name, agent=browser.name or "unknown", when=when
+    )
 
 
 def device_of(account: Account) -> str:
@@ -142,13 +169,16 @@ def is_device_of(account: Account | None, device: str) -> bool:
 
 
 async def forgotten(pool: Pool, email: str, browser: Browser) -> None:
-    """Let a letter go to the address, if it has an account; who asked learns nothing. Raises RefusedError (wait)."""
+    """Let a letter go to the address, if it has an account; who asked learns nothing, not even that it was too many.
+
+    Raises RefusedError where the network address asks for too much.
+    """
     key = email_key(email)[:254]
-    wait = max(
-        await throttle.admit(pool, throttle.MAIL, key), await throttle.admit(pool, throttle.ADDRESS, browser.address)
-    )
-    if wait:
+    if wait := await throttle.admit(pool, throttle.ADDRESS, browser.address):
         raise RefusedError(wait)
+    limited = ((throttle.MAIL, f"{key} from {network(browser.address)}"), (throttle.MAIL_EVERYWHERE, key))
+    if max([await throttle.admit(pool, limit, value) for limit, value in limited]):
+        return
     async with pool.acquire() as connection, connection.transaction():
         await letters.write(connection, "forgotten", key)
         await security_events.record(connection, SecurityEvent.PASSWORD_FORGOTTEN, address=browser.address)
@@ -158,10 +188,11 @@ async def forgotten(pool: Pool, email: str, browser: Browser) -> None:
 async def reset_facts(pool: Pool, email: str) -> dict[str, object] | None:
     """What the letter to somebody who has forgotten his password says; None where there is no account."""
     account = await accounts.by_email(pool, email)
-    if account is None:
+    if account is None or account.password_hash is None:
+        # Whom a provider signs in alone gets no password by his mailbox.
         return None
     token = await one_time.give(pool, "reset", _RESET_SECONDS, account=account.id)
-    return {"name": account.name, "token": token, "minutes": _RESET_SECONDS // 60}
+    return {"address": account.email, "name": account.name, "token": token, "minutes": _RESET_SECONDS // 60}
 
 
 async def reset(pool: Pool, token: str, password: str) -> None:
@@ -170,17 +201,19 @@ async def reset(pool: Pool, token: str, password: str) -> None:
     account = await accounts.by_id(pool, known.account_id) if known and known.account_id else None
     if account is None:
         raise AccountError("This link has been used, or is too old. Ask for a new one")
-    accounts.check_password(password, account.email or "", account.name)
+    await accounts.check_password(password, account.email or "", account.name)
     async with pool.acquire() as connection, connection.transaction():
         if await one_time.use(connection, "reset", token) is None:
             raise AccountError("This link has been used, or is too old. Ask for a new one")
         await one_time.withdraw(connection, "reset", account.id)
         await accounts.set_password(connection, account, password)
+        await accounts.verified(connection, account)
         await sessions.end(connection, account.id)
+        await grants.end_all(connection, account.id)
         await security_events.record(connection, SecurityEvent.PASSWORD_CHANGED, account=account.id, detail="reset")
         if account.email:
             await letters.write(connection, "password-changed", account.email, name=account.name)
-    await throttle.clear(pool, throttle.PASSWORD, email_key(account.email or ""))
+    await throttle.clear(pool, throttle.EVERYWHERE, email_key(account.email or ""))
     letters.kick()
 
 
@@ -195,8 +228,9 @@ async def change_password(pool: Pool, session: Session, old: str, new: str, brow
         )
         raise AccountError("Your present password is not right")
     await throttle.clear(pool, throttle.PASSWORD, str(account.id))
-    accounts.check_password(new, account.email or "", account.name)
+    await accounts.check_password(new, account.email or "", account.name)
     async with pool.acquire() as connection, connection.transaction():
+        await one_time.withdraw(connection, "reset", account.id)
         await accounts.set_password(connection, account, new)
         await sessions.end(connection, account.id, but=session)
         value = await sessions.renew(
@@ -258,21 +292,24 @@ async def confirm_email(pool: Pool, token: str) -> str:
             account.id,
             said.facts["change"],
         )
-        if missing:
-            return "one more"
-        if account.email is not None and await connection.fetchval(
+        alone = account.email is not None and await connection.fetchval(
             "SELECT count(*) < 2 FROM one_time WHERE account_id = $1 AND facts::json ->> 'change' = $2",
             account.id,
             said.facts["change"],
-        ):
-            # Only the old address was written to, since the new one has an account of its own.
-            raise AccountError("This address cannot be used")
+        )
+        if missing or alone:
+            # Where the new address has an account of its own nobody was written to there, and nobody is told so.
+            return "one more"
         new = said.facts["new"]
         if await accounts.by_email(connection, new):
             raise AccountError("This address cannot be used")
         await connection.execute(
-            "UPDATE account SET email = $2, email_key = $3 WHERE id = $1", account.id, new, email_key(new)
+            "UPDATE account SET email = $2, email_key = $3, email_verified_at = now() WHERE id = $1",
+            account.id,
+            new,
+            email_key(new),
         )
+        await one_time.withdraw(connection, "reset", account.id)
         await security_events.record(connection, SecurityEvent.EMAIL_CHANGED, account=account.id)
         if account.email:
             await letters.write(connection, "email-changed", account.email, name=account.name, new=new)

@@ -28,10 +28,13 @@ class Limit:
 
 
 PASSWORD = Limit("password", 5)
+# From everywhere together, where the browser is not known: a stranger elsewhere does not use up the owner's five.
+EVERYWHERE = Limit("everywhere", 30)
 ADDRESS = Limit("address", 60)
 SECOND_FACTOR = Limit("second factor", 5)
 MAIL = Limit("mail", 5, 120)
-INVITATION = Limit("invitation", 20)
+MAIL_EVERYWHERE = Limit("mail everywhere", 20, 120)
+INVITATION = Limit("invitation", 60)
 USER_CODE = Limit("user code", 10)
 REGISTRATION = Limit("registration", 20)
 
@@ -66,6 +69,14 @@ async def admit(pool: Pool, limit: Limit, value: str) -> int:
         float(_LONGEST),
     )
     return int(waiting)
+
+
+async def forgive(pool: Pool, limit: Limit, value: str) -> None:
+    """Take one attempt back, since it was good; the others stay."""
+    await pool.execute(
+        "UPDATE throttle SET attempts = greatest(attempts - 1, 0) WHERE key = $1 AND blocked_until <= now()",
+        key(limit, value),
+    )
 
 
 async def clear(pool: Pool, limit: Limit, value: str) -> None:

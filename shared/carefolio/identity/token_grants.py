@@ -284,5 +284,5 @@ def person_claims(person: Grant, scope: str) -> dict[str, Any]:
         if person.fhir_user:
             claims["profile"] = f"{tokens.audience()}/{person.fhir_user}"
     if "email" in names and person.email:
-        claims |= {"email": person.email, "email_verified": True}
+        claims |= {"email": person.email, "email_verified": person.email_verified}
     return claims

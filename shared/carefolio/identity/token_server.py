@@ -5,6 +5,7 @@ RFC 6749, RFC 7009, RFC 7662, RFC 8628, RFC 9207. What Authlib does runs in a wo
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from authlib.common.urls import add_params_to_uri
 from authlib.oauth2.rfc6749 import AuthorizationServer, OAuth2Error, OAuth2Request
 from authlib.oauth2.rfc7009 import RevocationEndpoint
 from authlib.oauth2.rfc7662 import IntrospectionEndpoint
+from joserfc import jws
+from joserfc.errors import JoseError
 
 from carefolio.cloud.database import Pool
 from carefolio.cloud.settings import settings
-from carefolio.identity import clients, grants, tokens
+from carefolio.identity import clients, grants, outside, tokens
 from carefolio.identity.clients import AUTH_METHODS, AUTH_METHODS_OR_NONE, Client, ClientAssertion
 from carefolio.identity.grants import Grant
 from carefolio.identity.token_grants import (
@@ -193,18 +196,21 @@ async def token_response(pool: Pool, headers: Mapping[str, str], form: dict[str,
         client = await clients.find(pool, known["client_id"]) if known else None
         if client and client.is_public:
             form = form | {"client_id": client.client_id}
+    await _know_keys(pool, form)
     return await _answer(TokenServer(pool).create_token_response, FormRequest(headers, form))
 
 
 async def endpoint_response(pool: Pool, endpoint: str, headers: Mapping[str, str], form: dict[str, str]) -> Answer:
     """The same for ``revocation`` (RFC 7009), ``introspection`` (RFC 7662) and ``device_authorization`` (RFC 8628)."""
     server = TokenServer(pool)
+    await _know_keys(pool, form)
     return await _answer(lambda request: server.create_endpoint_response(endpoint, request), FormRequest(headers, form))
 
 
 async def authenticated(pool: Pool, headers: Mapping[str, str], form: dict[str, str]) -> Client | Answer:
     """The client of a pushed request (RFC 9126 section 2), or what to answer it."""
     server, found = TokenServer(pool), []
+    await _know_keys(pool, form)
 
     def authenticate(request: FormRequest) -> Any:
         try:
@@ -217,12 +223,30 @@ async def authenticated(pool: Pool, headers: Mapping[str, str], form: dict[str, 
     return found[0] if found else answer
 
 
+async def _know_keys(pool: Pool, form: dict[str, str]) -> None:
+    """Read the keys of a client that signs before a worker thread waits for them; what fails is remembered."""
+    assertion = form.get("client_assertion", "")
+    if not assertion:
+        return
+    try:
+        claims = jws.extract_compact(assertion.encode()).payload
+        client = await clients.find(pool, str(json.loads(claims)["sub"]))
+        if client is not None:
+            await clients.keys_of(client, assertion)
+    except (JoseError, ValueError, KeyError, TypeError, RecursionError, outside.OutsideError):
+        # Authlib tells the client.
+        return
+
+
 async def _answer(answer: Callable[[FormRequest], Any], request: FormRequest) -> Answer:
     try:
         status, body, extra = await anyio.to_thread.run_sync(answer, request)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Authlib decodes the Basic header as it comes, and lets what is no base64 or UTF-8 pass through.
         status, body, extra = 401, {"error": "invalid_client"}, {}
+    if isinstance(body, dict) and "authenticate with methods" in str(body.get("error_description")):
+        # Authlib names the methods as they are called inside.
+        body["error_description"] = "The client is not known, or did not prove who it is."
     if isinstance(body, dict) and body.get("error") == "invalid_client":
         # RFC 6749 section 5.2 leaves 400 or 401; clients of the best servers look for 401.
         status, extra = 401, {**extra, "WWW-Authenticate": 'Basic realm="carefolio-oauth2"'}

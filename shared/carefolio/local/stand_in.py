@@ -144,9 +144,7 @@ class StandIn:
             "exp": now + 3600, "nonce": query.get("nonce"), "auth_time": now,
         }  # fmt: skip
         if self.nhs_login:
-            asked = json.loads(query.get("vtr", "[]"))
-            vot = person.vot if person.vot in asked else next(iter(asked), person.vot)
-            claims |= {"vot": vot, "vtm": f"{self.issuer}/trustmark"}
+            claims |= {"vot": person.vot, "vtm": f"{self.issuer}/trustmark"}
         key = _key(KEY)
         access = random.token_urlsafe(32)
         self.tokens[access] = person.claims | {"sub": claims["sub"]}

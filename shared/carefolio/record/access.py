@@ -64,7 +64,7 @@ def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> s
     that plans are the same for everybody and need not be made anew.)
     """
     if reader.own is not None:
-        predicate = _of_record(reader.own, reader, arguments, table)
+        predicate = _of_record(reader.own, arguments, table)
         predicate += f" AND ({table}.available_from IS NULL OR {table}.available_from <= now())"
     else:
         arguments.append([reader.organisation_id])
@@ -86,19 +86,20 @@ def _in_context(context: str, several: bool, reader: Reader, arguments: list[Any
         # A type's name has letters alone (scopes.read_scope).
         conditions.append(f"{table}.type IN ({', '.join(repr(kind) for kind in types)})" if types else "false")
     if context == "patient" and (reader.own is None or reader.patient != reader.own):
-        conditions.append(_of_record(reader.patient, reader, arguments, table) if reader.patient else "false")
+        conditions.append(_of_record(reader.patient, arguments, table) if reader.patient else "false")
     for kind, queries in scopes.restrictions(scope, context).items():
         allowed = " OR ".join(f"({_found(kind, query, reader, arguments)})" for query in queries)
         conditions.append(f"({table}.type <> '{kind}' OR {allowed})")
     return " AND ".join(conditions)
 
 
-def _of_record(record: uuid.UUID, reader: Reader, arguments: list[Any], table: str) -> str:
+def _of_record(record: uuid.UUID, arguments: list[Any], table: str) -> str:
     """What is in the records of a person, and what it refers to that is nobody's."""
     arguments.append([record])
     records = f"${len(arguments)}::uuid[]"
     shared = ", ".join(f"'{kind}'" for kind in _SHARED)
-    return f"""({table}.patient_id = ANY({of_person(records, reader, arguments)})
+    # Whose it is now: a join that was undone opens nothing, however far back somebody reads.
+    return f"""({table}.patient_id = ANY({joined_now(records)})
         OR {table}.patient_id IS NULL AND {table}.type IN ({shared}) AND {table}.organisations && coalesce((
             SELECT contributed.organisations FROM resource contributed WHERE contributed.id = ({records})[1]
         ), '{{}}'))"""  # noqa: S608 - ours
@@ -113,9 +114,9 @@ def _found(kind: str, query: str, reader: Reader, arguments: list[Any]) -> str:
 def check_scope(text: str) -> None:
     """Raise SearchError where the query of a scope is not one of plain parameters of its type."""
     scope = scopes.read_scope(text)
+    if scope is not None and scope.type not in resource_types() and scope.type not in scopes.OURS | {"*"}:
+        raise SearchError(text, f"{scope.type} is no resource type")
     if scope is not None and scope.query:
-        if scope.type not in resource_types():
-            raise SearchError(text, f"{scope.type} is no resource type")
         for name, value in parse_qsl(scope.query, keep_blank_values=True) or [("?", "")]:
             condition(scope.type, name, value, Arguments())
 

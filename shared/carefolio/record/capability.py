@@ -29,11 +29,22 @@ def statement(base: str, when: str) -> dict[str, Any]:
             {
                 "mode": "server",
                 "security": {
+                    "cors": True,
                     "service": [{"coding": [{"system": _RESTFUL, "code": "SMART-on-FHIR"}]}],
                     "extension": [
                         {
                             "url": "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris",
-                            "extension": [{"url": "token", "valueUri": f"{base}/oauth2/token"}],
+                            "extension": [
+                                {"url": name, "valueUri": f"{base}{path}"}
+                                for name, path in (
+                                    ("authorize", "/oauth2/authorize"),
+                                    ("token", "/oauth2/token"),
+                                    ("register", "/oauth2/register"),
+                                    ("manage", "/account"),
+                                    ("introspect", "/oauth2/introspect"),
+                                    ("revoke", "/oauth2/revoke"),
+                                )
+                            ],
                         }
                     ],
                 },

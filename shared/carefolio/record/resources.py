@@ -65,7 +65,10 @@ class Operation:
 
 @dataclass(slots=True)
 class Result:
-    """How a write ended: HTTP status, and the version that is there now (``content`` None after a deletion)."""
+    """How a write ended: HTTP status, and the version that is there now (``content`` None after a deletion).
+
+    ``shown`` is false where whoever wrote may not read: then the answer does not tell him what is there.
+    """
 
     status: int
     type: str
@@ -74,6 +77,7 @@ class Result:
     at: datetime
     content: str | None
     deleted: int = 0
+    shown: bool = True
 
 
 @dataclass(slots=True)
@@ -184,6 +188,8 @@ async def _commit(
     for each in work:
         if each.operation.many and each.done:
             each.done.deleted = sum(1 for other in several if other.operation is each.operation)
+        if each.done:
+            each.done.shown = reader.may(each.operation.type, "r")
     return [each.done for each in work if each.done is not None]
 
 

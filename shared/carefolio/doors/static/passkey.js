@@ -5,6 +5,11 @@
   const text = (buffer) => btoa(String.fromCharCode(...new Uint8Array(buffer))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
   const send = async (where, token, body) => {
     const answer = await fetch(where, { method: "POST", credentials: "same-origin", headers: { "Content-Type": "application/json", "X-Form-Token": token }, body: JSON.stringify(body) });
+    // The session is over, or too old for this: the answer is the sign-in page.
+    if (answer.redirected) {
+      location.assign("/login?again=1&next=/account");
+      return new Promise(() => {});
+    }
     const said = await answer.json();
     if (!answer.ok) throw new Error(said.error || "That did not work. Try again.");
     return said;

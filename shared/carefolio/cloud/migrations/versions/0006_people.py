@@ -14,6 +14,7 @@ STATEMENTS = (
         name text NOT NULL,
         email text,
         email_key text UNIQUE,
+        email_verified_at timestamptz,
         record_id uuid REFERENCES record,
         organisation_id uuid REFERENCES organisation,
         practitioner_id uuid,
