@@ -98,6 +98,8 @@ async def test_a_professional_enrols_with_a_passkey(browser: Browser, people: Pe
     await page.fill("#email", email)
     await page.fill("#password", PASSWORD)
     await page.click("button:has-text('Sign in')")
+    await page.fill("#code", await people.mailbox.code(email))
+    await page.click("text=Continue")
     assert "One more step" in await page.inner_text("main")
     await with_authenticator(context, page)
     await page.click("text=Add a passkey")

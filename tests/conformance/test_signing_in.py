@@ -113,6 +113,7 @@ async def test_oidc_provider_signs_people_in(
         pool, name, kind, issuer=issuer, client_id="carefolio", title=name,
         key=b"a-client-secret" if kind == "oidc" else json.dumps(key.as_dict(private=True)).encode(),
         organisation=people.hospital.ods_code if kind == "oidc" else None,
+        domains=("example.org",) if kind == "oidc" else (),
     )  # fmt: skip
     environment = {
         "PORT": str(port), "KIND": kind, "CALLBACK": f"{visitor.base}/login/with/{name}/callback",
