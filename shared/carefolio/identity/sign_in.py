@@ -103,8 +103,10 @@ async def second_factor(
 
     Raises RefusedError.
     """
-    wait = await throttle.admit(pool, throttle.SECOND_FACTOR, str(session.account.id))
-    if wait:
+    counted = str(session.account.id)
+    if is_device_of(session.account, browser.device):
+        counted += f" at {browser.device}"
+    if wait := await throttle.admit(pool, throttle.SECOND_FACTOR, counted):
         raise RefusedError(wait)
     if kind == "totp" and isinstance(proof, str):
         good, level, method = await factors.check_totp(pool, session.account, proof), "strong", "otp"
@@ -118,7 +120,7 @@ async def second_factor(
             pool, SecurityEvent.SECOND_FACTOR_FAILED, account=session.account.id, address=browser.address, detail=kind
         )
         raise RefusedError
-    await throttle.clear(pool, throttle.SECOND_FACTOR, str(session.account.id))
+    await throttle.clear(pool, throttle.SECOND_FACTOR, counted)
     await throttle.clear(pool, throttle.MAIL, str(session.account.id))
     if level == "weak":
         await accounts.verified(pool, session.account)
