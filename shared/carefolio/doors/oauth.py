@@ -13,7 +13,7 @@ from carefolio.cloud import database
 from carefolio.cloud.http import read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import Event, log
-from carefolio.doors import authorize
+from carefolio.doors import authorization_requests
 from carefolio.identity import (
     discovery,
     grants,
@@ -114,11 +114,14 @@ async def pushed(request: Request) -> Response:
     if "request_uri" in parameters:
         raise InvalidRequestError("'request_uri' is not pushed")
     try:
-        parameters = await authorize.checked(pool, parameters)
+        parameters = await authorization_requests.checked(pool, parameters)
     except AuthorizationError as error:
         return _answered(400, {"error": error.error, "error_description": error.description})
-    value = await requests.keep(pool, client.client_id, parameters, authorize.PUSHED_SECONDS)
-    return _answered(201, {"request_uri": f"{authorize.PUSHED}{value}", "expires_in": authorize.PUSHED_SECONDS})
+    value = await requests.keep(pool, client.client_id, parameters, authorization_requests.PUSHED_SECONDS)
+    return _answered(
+        201,
+        {"request_uri": f"{authorization_requests.PUSHED}{value}", "expires_in": authorization_requests.PUSHED_SECONDS},
+    )
 
 
 async def register(request: Request) -> Response:
