@@ -1,7 +1,7 @@
 """What an app asks of a person: checked before anybody sees it.
 
-RFC 6749 section 4.1.1, RFC 7636, RFC 9101 (signed request objects), RFC 9126, OpenID Connect Core section 3.1.2.1, SMART
-App Launch 2.2.
+RFC 6749 section 4.1.1, RFC 7636, RFC 9101 (signed request objects), RFC 9126, OpenID Connect Core section 3.1.2.1,
+SMART App Launch 2.2.
 """
 
 from __future__ import annotations
