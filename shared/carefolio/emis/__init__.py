@@ -1,0 +1,1 @@
+"""EMIS extracts: file names, tables, rows, batches. Knows no FHIR and no database."""
