@@ -13,7 +13,7 @@ import typer
 from carefolio.cloud import outbox, secrets
 from carefolio.cloud.database import Pool
 from carefolio.commands.terminal import Json, Organisation, UsageError, actor, read_file, read_uuid, run, show
-from carefolio.identity import invitations, operating, providers, registry, security_events, tokens
+from carefolio.identity import invitations, operating, providers, registry, relying_party, security_events, tokens
 from carefolio.identity.security_events import SecurityEvent
 
 account_app = typer.Typer(no_args_is_help=True, help="People's accounts.")
@@ -169,6 +169,12 @@ def provider_add(
         told: dict[str, Any] = {"name": name, "kind": kind, "callback": made.callback}
         if made.private_key is not None:
             told["keys"] = f"{made.callback.rpartition('/')[0]}/jwks.json"
+        if kind != providers.SAML:
+            try:
+                await relying_party.metadata_of(made)
+                told["issuer"] = "reached"
+            except relying_party.SignInError as error:
+                told["issuer"] = f"not reached: {error.code} {error.description}".strip()
         if kind == providers.SAML:
             told["metadata"] = f"{made.callback.rpartition('/')[0]}/metadata"
         return told

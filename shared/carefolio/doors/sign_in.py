@@ -34,11 +34,12 @@ async def show(request: Request) -> Response:
     back = pages.way_back(request.query_params.get("next", ""))
     if session and session.is_open and not request.query_params.get("again"):
         return RedirectResponse(back, 303)
-    return await _sign_in_page(request, back, note=_NOTES.get(request.query_params.get("note", ""), ""))
+    return await sign_in_page(request, back, note=_NOTES.get(request.query_params.get("note", ""), ""))
 
 
-async def _sign_in_page(request: Request, back: str, *, status: int = 200, email: str = "", note: str = "",
+async def sign_in_page(request: Request, back: str, *, status: int = 200, email: str = "", note: str = "",
                         errors: dict[str, str] | None = None) -> Response:  # fmt: skip
+    """The page of all the ways in."""
     known = await providers.offered(await database.pool())
     return pages.page(
         request, "sign_in.html", status=status, next=back, email=email, note=note, errors=errors or {},
@@ -52,12 +53,12 @@ async def password(request: Request) -> Response:
     back, browser = pages.way_back(form.get("next")), pages.browser_of(request)
     missing = {"email": "Enter your e-mail address", "password": "Enter your password"}
     if errors := {name: text for name, text in missing.items() if not form.get(name).strip()}:
-        return await _sign_in_page(request, back, status=400, email=form.get("email"), errors=errors)
+        return await sign_in_page(request, back, status=400, email=form.get("email"), errors=errors)
     try:
         value = await sign_in.with_password(await database.pool(), form.get("email"), form.get("password"), browser)
     except RefusedError as refused:
         errors = {"email": _wait(refused.wait) if refused.wait else "The e-mail address or the password is not right"}
-        return await _sign_in_page(
+        return await sign_in_page(
             request, back, status=429 if refused.wait else 400, email=form.get("email"), errors=errors
         )
     await pages.leave(request)

@@ -18,6 +18,7 @@ from carefolio.cloud.database import Pool
 from carefolio.cloud.http import read_body
 from carefolio.cloud.settings import settings
 from carefolio.doors import pages
+from carefolio.doors.sign_in import sign_in_page
 from carefolio.identity import (
     accounts,
     letters,
@@ -56,7 +57,10 @@ _PAGES: dict[str, tuple[str, str]] = {
         " your hospital or practice in place of it.",
     ),
     "no_birthdate": ("We cannot find your record", "NHS login did not tell us your date of birth."),
-    "too_young": ("You must be 16 or older", "A record can be opened with NHS login from the age of 16."),
+    "too_young": (
+        "You must be 16 or older",
+        "A record can be opened with NHS login from the age of 16. Ask your hospital or practice what it offers before.",
+    ),
     "no_record": (
         "There is no record for you yet",
         "No hospital or practice that uses Carefolio has sent us anything about you. Ask yours whether it takes part.",
@@ -102,11 +106,9 @@ async def organisation(request: Request) -> Response:
     provider = await providers.of_domain(await database.pool(), email)
     back = pages.way_back(request.query_params.get("next", ""))
     if provider is None:
-        return pages.page(
-            request, "message.html", status=404, title="We do not know your organisation's sign-in",
-            lines=["No organisation with that address signs in here with its own accounts."],
-            link=f"/login?{urlencode({'next': back})}", link_text="Sign in another way",
-        )  # fmt: skip
+        wrong = "No organisation with that e-mail address signs in here with its own accounts"
+        errors = {"work_email": wrong if email.strip() else "Enter your work e-mail address"}
+        return await sign_in_page(request, back, status=404 if email.strip() else 400, errors=errors)
     return await _begin(request, provider, back)
 
 

@@ -64,7 +64,7 @@ async def start(
     stepped: bool = False,
 ) -> str:
     """Where to send the browser. ``asserted`` is the NHS App's word for who it is (prompt=none). Raises SignInError."""
-    metadata = await _metadata_of(provider)
+    metadata = await metadata_of(provider)
     state, nonce, verifier = sealed.token(), sealed.token(), sealed.token()
     chosen = provider.settings
     extra: dict[str, str] = {"nonce": nonce} | {
@@ -132,7 +132,7 @@ async def finish(pool: Pool, provider: Provider, visitor: str, query: dict[str, 
 
 
 async def _claims(provider: Provider, query: dict[str, str], kept: dict[str, Any]) -> dict[str, Any]:
-    metadata = await _metadata_of(provider)
+    metadata = await metadata_of(provider)
     # Another provider's answer at this provider's door (RFC 9207, RFC 9700 section 4.4).
     wanted = metadata.get("authorization_response_iss_parameter_supported") is True
     if query.get("iss", metadata["issuer"] if not wanted else "") != metadata["issuer"]:
@@ -242,7 +242,7 @@ async def _with_userinfo(metadata: dict[str, Any], access_token: str, claims: di
     return told | claims
 
 
-async def _metadata_of(provider: Provider) -> dict[str, Any]:
+async def metadata_of(provider: Provider) -> dict[str, Any]:
     """The provider's discovery document (OpenID Connect Discovery section 4), kept for an hour. Raises SignInError."""
     kept = _metadata.get(provider.issuer)
     if kept and kept[0] + _METADATA_KNOWN > time.monotonic():

@@ -38,6 +38,9 @@ from carefolio.identity import devices, grants, tokens
 from carefolio.identity.clients import AUTH_METHODS, AUTH_METHODS_OR_NONE, Client
 from carefolio.identity.grants import Grant
 
+# RFC 8176's names for what we know of: how else somebody came is not told.
+_METHODS = ("pwd", "otp", "hwk", "mca", "mfa", "sc", "pin", "fpt", "face", "swk")
+
 
 class FormRequest(OAuth2Request):  # type: ignore[misc]
     """A request as Authlib wants it; ``headers`` finds names in any case."""
@@ -261,7 +264,7 @@ class IdToken(OpenIDToken):  # type: ignore[misc]
             "iat": now,
             "exp": now + tokens.LIFETIME,
             "auth_time": int(grant.authenticated_at.timestamp()),
-            "amr": list(grant.methods),
+            "amr": [method for method in grant.methods if method in _METHODS],
             "acr": grant.level,
         }
         return claims | ({"nonce": grant.nonce} if grant.nonce else {})
