@@ -59,7 +59,7 @@ _PAGES: dict[str, tuple[str, str]] = {
     "no_birthdate": ("We cannot find your record", "NHS login did not tell us your date of birth."),
     "too_young": (
         "You must be 16 or older",
-        "A record can be opened with NHS login from the age of 16. Ask your hospital or practice what it offers before.",
+        "A record can be opened with NHS login from the age of 16. Ask your practice what it offers before.",
     ),
     "no_record": (
         "There is no record for you yet",
