@@ -152,6 +152,7 @@ async def test_whoever_is_not_signed_in_signs_in_first(people: People, visitor: 
         ({"redirect_uri": "https://app.example/back/"}, "Redirect URI"),
         ({"redirect_uri": ""}, "redirect_uri"),
         ({"client_id": "nobody"}, "does not exist"),
+        ({"response_type": "é"}, "letters that it may not have"),
     ],
 )
 async def test_a_stranger_is_never_sent_anywhere(

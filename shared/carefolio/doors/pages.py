@@ -114,11 +114,11 @@ async def open_session(request: Request, *, recent: bool = False) -> Session:
 
 
 def go_sign_in(back: str) -> Response:
-    return RedirectResponse(f"/login?{urlencode({'next': back})}", 303)
+    return RedirectResponse(f"/login?{urlencode({'next': way_back(back)})}", 303)
 
 
 def go_second(back: str) -> Response:
-    return RedirectResponse(f"/login/second?{urlencode({'next': back})}", 303)
+    return RedirectResponse(f"/login/second?{urlencode({'next': way_back(back)})}", 303)
 
 
 def way_back(path: str) -> str:
@@ -128,7 +128,7 @@ def way_back(path: str) -> str:
         and not path.startswith(("//", "/\\"))
         and "\\" not in path
         and path.isprintable()
-        and len(path) <= 8000
+        and len(path) <= 2000
     )
     return path if good else "/account"
 

@@ -302,3 +302,6 @@ async def _authorize(work: Callable[[], Any]) -> Any:
     except OAuth2Error as error:
         description = error.description or str(error.error)
         raise AuthorizationError(str(error.error), description, error.redirect_uri, error.state) from None
+    except ValueError:
+        # Authlib writes no error about letters that may not stand in one (RFC 6749 section 4.1.2.1).
+        raise AuthorizationError("invalid_request", "a parameter has letters that it may not have") from None
