@@ -599,6 +599,18 @@ async def test_a_client_registers_itself_with_an_operators_token(
     assert (await hospital.request("POST", "/oauth2/register", json=wanted)).status == 401
 
 
+async def test_who_only_asks_who_somebody_is_hears_of_no_record(
+    people: People, visitor: Visitor, new_app: NewApp
+) -> None:
+    who = await people.patient(visitor)
+    app = await new_app(public=False)
+    for _ in range(2):
+        token = (await app.token(await app.allow("openid email"))).json
+        assert "patient" not in token
+        assert who.record not in json.dumps(await id_token(visitor, token["id_token"]))
+        assert (await app.fhir(token["access_token"], f"Patient/{who.record}")).status == 403
+
+
 async def test_userinfo_is_about_who_allowed_it(people: People, visitor: Visitor, new_app: NewApp) -> None:
     who = await people.patient(visitor)
     app = await new_app()

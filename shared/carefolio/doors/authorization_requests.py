@@ -86,14 +86,14 @@ async def checked(pool: Pool, parameters: dict[str, str]) -> dict[str, str]:
     if scopes.LAUNCH in scope.split() and not kept.get("launch"):
         raise refuse("invalid_request", "the scope 'launch' goes with the parameter 'launch'")
     for text in scope.split():
-        if not _is_plain(text):
+        if not is_plain(text):
             raise refuse("invalid_scope", f"the query of {text[:100]} is not one that a person can be asked about")
     if any(len(value) > 2000 for name, value in kept.items() if name != "scope"):
         raise refuse("invalid_request", "a parameter is too long")
     return kept | {"scope": scope, "client_id": client.client_id, "asked_at": str(int(time.time()))}
 
 
-def _is_plain(text: str) -> bool:
+def is_plain(text: str) -> bool:
     """Whether the query of a scope, if it has one, finds what its words say: names without modifiers."""
     scope = scopes.read_scope(text)
     if scope is None or not scope.query:

@@ -89,6 +89,11 @@ def _needs_patient(scope: str) -> bool:
     return scopes.LAUNCH_PATIENT in names or "patient" in scopes.contexts(scope)
 
 
+def _in_context(scope: str, patient: uuid.UUID | None) -> uuid.UUID | None:
+    """The record that the app is told of: none, where it only wants to know who somebody is."""
+    return patient if _needs_patient(scope) or scopes.LAUNCH in scope.split() else None
+
+
 async def _patient(pool: Pool, session: Session, client: Client, parameters: dict[str, str]) -> uuid.UUID | None:
     """The record that the app is about, as far as it is clear. Raises AuthorizationError."""
     if value := parameters.get("launch"):
@@ -146,7 +151,7 @@ async def _consent(
     pool, scope = await database.pool(), _open_to(session, parameters["scope"])
     prompts = parameters.get("prompt", "").split()
     before = not client.is_public and await grants.has_allowed(
-        pool, session.account.id, client.client_id, scope, patient
+        pool, session.account.id, client.client_id, scope, _in_context(scope, patient)
     )
     if before and "consent" not in prompts and "device" not in parameters:
         return await _allow(request, session, reference, parameters, scope, patient)
@@ -213,7 +218,12 @@ async def _allow(
     if launch := parameters.get("launch"):
         await one_time.use(pool, "launch", launch)
     grant = await grants.allow(
-        pool, session, parameters["client_id"], scope, patient=patient, nonce=parameters.get("nonce")
+        pool,
+        session,
+        parameters["client_id"],
+        scope,
+        patient=_in_context(scope, patient),
+        nonce=parameters.get("nonce"),
     )
     if device := parameters.get("device"):
         if not await devices.answer(pool, device, grant):
@@ -266,7 +276,7 @@ async def device(request: Request) -> Response:
     form, session, pool = await pages.form_of(request), await pages.open_session(request), await database.pool()
     wait = await throttle.admit(pool, throttle.USER_CODE, str(session.account.id))
     found = None if wait else await devices.waiting(pool, form.get("user_code"))
-    if found is None:
+    if found is None or not all(authorization_requests.is_plain(text) for text in found["scope"].split()):
         text = "There were too many attempts. Wait a few minutes" if wait else "That code is not known, or is too old"
         return pages.page(
             request,
