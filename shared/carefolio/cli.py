@@ -8,11 +8,13 @@ import typer
 
 from carefolio.cloud import database
 from carefolio.commands.accounts import account_app, key_app, provider_app, security_app
+from carefolio.commands.emis import emis_app
 from carefolio.commands.hl7 import hl7_app
 from carefolio.commands.messages import message_app
 from carefolio.commands.records import code_app, record_app
 from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
 from carefolio.commands.terminal import UsageError, enter
+from carefolio.emis.errors import ExtractError
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.registry import RegistryError
 from carefolio.identity.sender_settings import SettingsError
@@ -29,6 +31,7 @@ app = typer.Typer(
 for name, sub in (("organisation", organisation_app), ("team", team_app), ("sender", sender_app),
                   ("client", client_app), ("message", message_app), ("record", record_app), ("code", code_app),
                   ("account", account_app), ("provider", provider_app), ("security", security_app), ("key", key_app),
+                  ("emis", emis_app),
                   ("hl7", hl7_app)):  # fmt: skip
     app.add_typer(sub, name=name)
 
@@ -46,7 +49,15 @@ def main() -> None:
     """The entry point: an error is one sentence, and the exit status 1."""
     try:
         app()
-    except (AccountError, RegistryError, SettingsError, InstallationError, PostgresError, UsageError) as error:
+    except (
+        AccountError,
+        ExtractError,
+        RegistryError,
+        SettingsError,
+        InstallationError,
+        PostgresError,
+        UsageError,
+    ) as error:
         sys.exit(f"carefolio: {error}")
     except database.UNAVAILABLE:
         sys.exit("carefolio: the database does not answer: is scripts/up running?")
