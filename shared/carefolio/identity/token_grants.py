@@ -177,9 +177,6 @@ class DeviceGrant(DeviceCodeGrant):  # type: ignore[misc]
         row = anyio.from_thread.run(devices.poll, self.server.pool, device_code)
         return DeviceOf(row, device_code) if row else None
 
-    def query_user_grant(self, user_code: str) -> None:
-        raise NotImplementedError
-
     def validate_device_credential(self, credential: DeviceOf) -> Grant:
         row = credential.row
         if row["expired"]:
@@ -193,9 +190,6 @@ class DeviceGrant(DeviceCodeGrant):  # type: ignore[misc]
             raise InvalidGrantError
         credential.scopes.append(grant.scope)
         return grant
-
-    def should_slow_down(self, credential: DeviceOf) -> bool:
-        return bool(credential.row["hasty"])
 
 
 class DeviceOf:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
+from carefolio.cloud.database import Connection
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import scopes
 from carefolio.record.arguments import Arguments, SearchError
@@ -119,6 +121,32 @@ def check_scope(text: str) -> None:
     if scope is not None and scope.query:
         for name, value in parse_qsl(scope.query, keep_blank_values=True) or [("?", "")]:
             condition(scope.type, name, value, Arguments())
+
+
+async def may_write_into(
+    connection: Connection, reader: Reader, kind: str, method: str, patient: uuid.UUID | None
+) -> bool:
+    """Whether the reader may write a resource of a type into the record of ``patient`` (None: into nobody's)."""
+    bound = reader.confined(kind, {"POST": "c", "DELETE": "d"}.get(method, "u"))
+    if bound is None or patient == bound:
+        return True
+    return patient is not None and bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM record a JOIN record b USING (person_id) WHERE a.id = $1 AND b.id = $2)",
+            bound,
+            patient,
+        )
+    )
+
+
+async def hidden(connection: Connection, reader: Reader, numbers: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+    """Of what is there, what a scope with a query does not open: a write would answer with it."""
+    arguments: list[Any] = [numbers]
+    shown = await connection.fetch(
+        f"SELECT id FROM resource WHERE id = ANY($1) AND {readable(reader, arguments)}",  # noqa: S608 - ours
+        *arguments,
+    )
+    return set(numbers) - {row["id"] for row in shown}
 
 
 def resources(reader: Reader, arguments: list[Any]) -> str:

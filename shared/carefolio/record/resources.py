@@ -26,7 +26,7 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
 from carefolio.record import integrity, national, parameters, search
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.labels import label_in
@@ -268,42 +268,19 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
         await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
     kinds = {each.operation.type for each in work}
     there = await known(connection, numbers, sorted(kinds), aliases=False)
-    hidden = await _hidden(connection, made.reader, list(there)) if made.reader.is_restricted else set()
+    closed = await hidden(connection, made.reader, list(there)) if made.reader.is_restricted else set()
     for each in work:
         if each.number is None or each.done is not None:
             continue
-        if each.number in hidden:
+        if each.number in closed:
             raise error(403, "forbidden", "the token does not read the resource", each.operation.place)
         each.current = there.get(each.number)
-        if each.current and not await _within(connection, made, each.operation, each.current.patient_id):
+        if each.current and not await may_write_into(
+            connection, made.reader, each.operation.type, each.operation.method, each.current.patient_id
+        ):
             raise error(403, "forbidden", "the resource is outside of the record that is open", each.operation.place)
         if each.current and made.reader.organisation_id not in each.current.organisations:
             raise error(403, "forbidden", "the resource is not this client's to change", each.operation.place)
-
-
-async def _within(connection: Connection, made: _Commit, operation: Operation, patient: uuid.UUID | None) -> bool:
-    """Whether the app may write into that record."""
-    right = {"POST": "c", "DELETE": "d"}.get(operation.method, "u")
-    bound = made.reader.confined(operation.type, right)
-    if bound is None or patient == bound:
-        return True
-    return patient is not None and bool(
-        await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM record a JOIN record b USING (person_id) WHERE a.id = $1 AND b.id = $2)",
-            bound,
-            patient,
-        )
-    )
-
-
-async def _hidden(connection: Connection, reader: Reader, numbers: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-    """Of what is there, what a scope with a query does not open: a write would answer with it."""
-    arguments: list[Any] = [numbers]
-    shown = await connection.fetch(
-        f"SELECT id FROM resource WHERE id = ANY($1) AND {readable(reader, arguments)}",  # noqa: S608 - ours
-        *arguments,
-    )
-    return set(numbers) - {row["id"] for row in shown}
 
 
 def _check_twice(work: Sequence[_Work]) -> None:
@@ -382,7 +359,7 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     if current is not None:
         organisations = list(dict.fromkeys([*current.organisations, made.reader.organisation_id]))
     patient = patient_of(resource, work.number)
-    if not await _within(connection, made, work.operation, patient):
+    if not await may_write_into(connection, made.reader, work.operation.type, work.operation.method, patient):
         raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)
     if current is not None and current.live and current.patient_id not in (None, patient):
         raise error(422, "business-rule", "a resource does not change its patient", work.operation.place)
