@@ -364,3 +364,22 @@ async def test_every_account_page_survives_rubbish(people: People, visitor: Visi
             await visitor.get("/account")
             page = await visitor.submit(path, **fields)
             assert page.status < 500, (path, value, page.text)
+
+
+async def test_of_many_at_once_one_has_the_invitation_and_one_the_code(
+    people: People, visitor: Visitor, new_visitor: NewVisitor, pool: asyncpg.Pool
+) -> None:
+    who, code = await people.invited()
+    browsers = [new_visitor() for _ in range(6)]
+    pages = await asyncio.gather(*(people.register(browser, who, code) for browser in browsers))
+    assert [page.query.get("note") for page in pages].count("registered") == 1
+    doctor = await people.professional(visitor)
+    for browser in browsers:
+        await browser.sign_in(doctor.email)
+    await pool.execute("UPDATE account SET totp_step = 0 WHERE email = $1", doctor.email)
+    now = doctor.code()
+    tried = await asyncio.gather(
+        *(browser.submit("/login/second", kind="totp", code=now, next="/account") for browser in browsers[:4])
+    )
+    assert [page.path for page in tried].count("/account") == 1
+    await pool.execute("DELETE FROM throttle")
