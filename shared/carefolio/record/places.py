@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Context, Decimal
 from functools import lru_cache
 from typing import NamedTuple
@@ -35,6 +35,21 @@ def range_literal(band: str, interval: Interval) -> str:
     return f"[{low:f},{high:f}{']' if interval.low == interval.high else ')'}"
 
 
+def literals(interval: Interval) -> Callable[[str], str]:
+    """``range_literal`` of one interval in several bands: the digits after the band's are the same in all of them."""
+    low, high = interval
+    if low < 0:
+        return lambda band: range_literal(band, interval)
+    ends = [f"{int(end):020d}{'.' + text if (text := f'{end:f}'.partition('.')[2]) else ''}" for end in (low, high)]
+    close = "]" if low == high else ")"
+
+    def literal(band: str) -> str:
+        number = band_of(band)
+        return f"[{number}{ends[0]},{number}{ends[1]}{close}"
+
+    return literal
+
+
 @lru_cache(maxsize=20_000)
 def band_of(band: str) -> int:
     """Where on the line of numbers the values of a parameter stand."""
@@ -43,9 +58,12 @@ def band_of(band: str) -> int:
 
 def buckets(band: str, kind: str, interval: Interval) -> Iterable[int]:
     """The keys of a stored value: coarse places on the line, by which an index finds it."""
-    if kind == "date":
-        return {key(f"{band}#", place) for place in date_places(interval)}
-    return {key(f"{band}#", place) for place in number_places(interval)}
+    return {key(f"{band}#", place) for place in places_of(kind, interval)}
+
+
+def places_of(kind: str, interval: Interval) -> list[str]:
+    """The places of a stored value, in any band."""
+    return list(date_places(interval) if kind == "date" else number_places(interval))
 
 
 _MONTH = Decimal(30 * 86_400 * 1_000_000)

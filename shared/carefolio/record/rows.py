@@ -83,14 +83,15 @@ def make_row(
     Of its meta the profiles, tags, security labels and source stay. ``logical_id`` where the id is not the UUID.
     """
     kind = resource["resourceType"]
-    body = dumps({name: value for name, value in resource.items() if name not in ("resourceType", "id", "meta")})
+    elements = {n: dumps(value) for n, value in resource.items() if n not in ("resourceType", "id", "meta")}
+    body = b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in elements.items()) + b"}"
     digest = digest_of(body + dumps(_lasting(resource.get("meta") or {})))
     if current is not None and current.live and (current.digest, current.organisations, current.label) == (
         digest, organisations, label,
     ):  # fmt: skip
         return None
     version = current.version + 1 if current is not None else 1
-    indexed = index(resource)
+    indexed = index(resource, elements)
     return Row(
         id=number,
         type=kind,

@@ -6,6 +6,7 @@ dates and numbers. They find candidates; ``texts`` and ``ranges`` tell exactly. 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,9 +19,10 @@ from carefolio.fhir.dates import DateRange, date_range_of
 from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
 from carefolio.fhir.paths import Values, compile_path
 from carefolio.fhir.units import UCUM, Unit, unit
+from carefolio.mapping.serialise import dumps
 from carefolio.record import parameters, words
 from carefolio.record.normalise import LONGEST, normalised
-from carefolio.record.places import LIMIT, Interval, buckets, key, range_literal
+from carefolio.record.places import LIMIT, Interval, buckets, key, literals, places_of, range_literal
 
 # The date by which a type's resources are put in order for a reader.
 MAIN_DATE = {
@@ -51,17 +53,95 @@ class Indexed(NamedTuple):
     ranges: str
 
 
-def index(resource: dict[str, Any]) -> Indexed:
-    """The row's search columns of one resource."""
+def index(resource: dict[str, Any], elements: dict[str, bytes] | None = None) -> Indexed:
+    """The row's search columns of one resource. ``elements`` are its top-level elements as JSON, where they are known.
+
+    What an element (or a group that one parameter looks at together) means to search is remembered: codes, units,
+    patients and clinicians come again and again, and looking them up anew is most of the work.
+    """
     kind = resource["resourceType"]
+    if elements is None:
+        elements = {name: dumps(value) for name, value in resource.items() if name not in _NOT_INDEXED}
+    keys: set[int] = set()
+    texts: set[str] = set()
+    ranges: set[str] = set()
+    main: DateRange | None = None
+    for names, plan in _shaped(kind, tuple(elements), parameters.version()):
+        found = [elements[name] for name in names] if names else []
+        called = (plan.number, names, *found)
+        said = _remembered.get(called) if names else None
+        if said is None:
+            said = _said(kind, plan, resource, names)
+            if names and sum(map(len, found)) <= _LONGEST_REMEMBERED:
+                _remembered.put(called, said)
+        keys.update(said.keys)
+        if said.texts:
+            texts.update(said.texts)
+        if said.ranges:
+            ranges.update(said.ranges)
+        main = main or said.main
+    _meta(resource, keys)
+    if "text" in resource:
+        keys.update(key("_text", word) for word in words.of_narrative(resource))
+    return Indexed(
+        sorted(keys),
+        main.start if main else None,
+        main.end if main else None,
+        sorted(texts),
+        "{" + ",".join(sorted(ranges)) + "}",
+    )
+
+
+class _Said(NamedTuple):
+    """What some elements of a resource mean to search."""
+
+    keys: tuple[int, ...]
+    texts: tuple[str, ...]
+    ranges: tuple[str, ...]
+    main: DateRange | None
+
+
+class _Memory:
+    """The last so many meanings: when the younger half is full, the older one is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most // 2
+        self._young: dict[Any, _Said] = {}
+        self._old: dict[Any, _Said] = {}
+
+    def get(self, called: Any) -> _Said | None:
+        found = self._young.get(called)
+        if found is None and (found := self._old.get(called)) is not None:
+            self.put(called, found)
+        return found
+
+    def put(self, called: Any, said: _Said) -> None:
+        if len(self._young) >= self._most:
+            self._old, self._young = self._young, {}
+        self._young[called] = said
+
+
+_NOT_INDEXED = frozenset({"resourceType", "id", "meta"})
+_LONGEST_REMEMBERED = 1000
+_remembered = _Memory(30_000)
+
+
+class _Plan(NamedTuple):
+    """Parameters that look at the same elements, under a ``number`` of its own."""
+
+    number: int
+    parameters: list[tuple[SearchParameter, Values]]
+
+
+def _said(kind: str, plan: _Plan, resource: dict[str, Any], names: tuple[str, ...]) -> _Said:
+    """What ``names`` (none: the whole resource) mean to the parameters of a plan, and to _content."""
     keys: set[int] = set()
     texts: list[str] = []
     ranges: set[str] = set()
     main: DateRange | None = None
-    for parameter, select, roots in _plan(kind, parameters.version()):
-        if roots and roots.isdisjoint(resource):
-            continue
-        values = select(resource)
+    of = {"resourceType": kind, **{name: resource[name] for name in names}} if names else resource
+    for parameter, select in plan.parameters:
+        values = select(of)
         if not values:
             continue
         code = parameter.code
@@ -74,38 +154,58 @@ def index(resource: dict[str, Any]) -> Indexed:
                 _composite(parameter, value, keys, ranges, texts)
             else:
                 _index_value(code, parameter.kind, value, keys, ranges, texts)
-    _meta(resource, keys)
-    narrative = words.of_narrative(resource)
-    keys.update(key("_text", word) for word in narrative)
-    keys.update(key("_content", word) for word in words.of_content(resource) - narrative)
-    return Indexed(
-        sorted(keys),
-        main.start if main else None,
-        main.end if main else None,
-        sorted(set(texts)),
-        "{" + ",".join(sorted(ranges)) + "}",
-    )
+    if len(names) == 1 and names[0] != "text":
+        keys.update(key("_content", word) for word in words.of_content(of))
+    return _Said(tuple(keys), tuple(texts), tuple(ranges), main)
+
+
+@lru_cache(maxsize=2000)
+def _shaped(kind: str, present: tuple[str, ...], version: int) -> list[tuple[tuple[str, ...], _Plan]]:
+    """The plans of a type for a resource with these elements, and of each the elements that are there.
+
+    Every element has a plan, for its words; a plan without elements looks at the whole.
+    """
+    there = set(present)
+    known = set(elements(kind))
+    made = []
+    for names, plan in _plans(kind, version):
+        found = tuple(name for name in names if name in there)
+        if found or not names:
+            made.append((found, plan))
+    return made + [((name,), _Plan(-1, [])) for name in present if name not in known]
+
+
+_AN_ELEMENT = re.compile(r"(?:^|\|)[\s(]*([a-z][A-Za-z]*)")
 
 
 @lru_cache(maxsize=600)
-def _plan(kind: str, _: int) -> list[tuple[SearchParameter, Values, frozenset[str]]]:
-    """What is looked for in a type, and in which elements; empty for all that need to be looked at. (One plan for each
-    version of what organisations defined.)
+def _plans(kind: str, _: int) -> list[tuple[tuple[str, ...], _Plan]]:
+    """Groups of elements with the parameters that look at exactly them; no elements for those that need everything.
+    (One for each version of what organisations defined.)
 
     A combined parameter is asked for by its two parts (search_terms).
     """
     known = elements(kind)
-    made = []
+    made: dict[tuple[str, ...], list[tuple[SearchParameter, Values]]] = {
+        (name,): [] for name in known if name not in _NOT_INDEXED
+    }
     for parameter in (*search_parameters(kind).values(), *parameters.custom(kind)):
         if parameter.code.startswith(COMBINED) or kept_as(kind, parameter.code) != parameter.code:
             continue
-        names = set(re.findall(rf"\b{kind}\.([A-Za-z]+)", parameter.expression))
+        said = set(re.findall(rf"\b{kind}\.([A-Za-z]+)", parameter.expression))
+        if parameter.kind == "composite" and not said:
+            # Its components look at the elements of the resource itself.
+            said = {name for _, _, part in parameter.components for name in _AN_ELEMENT.findall(part)}
         # A choice element is there under one of several names.
+        names = tuple(name for name, element in known.items() if name in said or element.choice in said)
         # What asks whether something is there has an answer for everybody.
-        asks = "exists()" in parameter.expression
-        roots = set() if asks else {name for name, element in known.items() if name in names or element.choice in names}
-        made.append((parameter, compile_path(parameter.expression), frozenset(roots)))
-    return made
+        if "exists()" in parameter.expression or not _NOT_INDEXED.isdisjoint(names):
+            names = ()
+        made.setdefault(names, []).append((parameter, compile_path(parameter.expression)))
+    return [(names, _Plan(next(_numbers), plan)) for names, plan in made.items()]
+
+
+_numbers = itertools.count()
 
 
 def _index_value(
@@ -136,9 +236,7 @@ def _index_value(
             keys.update(key(f"{code}^", plain[:length]) for length in _BEGINNINGS if length <= len(plain))
             texts.append(text_row(code, plain))
     else:
-        for band, interval in intervals(code, kind, value):
-            keys.update(buckets(band, kind, interval))
-            ranges.add(range_literal(band, interval))
+        _index_on_the_line([code], kind, value, keys, ranges)
 
 
 def _composite(parameter: SearchParameter, item: Any, keys: set[int], ranges: set[str], texts: list[str]) -> None:
@@ -152,10 +250,27 @@ def _composite(parameter: SearchParameter, item: Any, keys: set[int], ranges: se
     )
     if first_kind == "reference":
         starts = [found for value in relative(first, item) for found in references(value)]
-    for start in starts:
-        code = paired(parameter.code, start)
-        for value in relative(second, item):
+    codes = [paired(parameter.code, start) for start in starts]
+    for value in relative(second, item) if codes else []:
+        if second_kind in _ON_THE_LINE:
+            _index_on_the_line(codes, second_kind, value, keys, ranges)
+            continue
+        for code in codes:
             _index_value(code, second_kind, value, keys, ranges, texts)
+
+
+_ON_THE_LINE = ("date", "number", "quantity")
+
+
+def _index_on_the_line(codes: list[str], kind: str, value: Any, keys: set[int], ranges: set[str]) -> None:
+    """One value under several codes: where it lies is the same for all of them."""
+    for suffix, interval in intervals("", kind, value):
+        where = places_of(kind, interval)
+        literal = literals(interval)
+        for code in codes:
+            band = code + suffix
+            keys.update([key(f"{band}#", place) for place in where])
+            ranges.add(literal(band))
 
 
 def paired(code: str, start: str) -> str:
