@@ -1,14 +1,24 @@
-"""Secrets as files: Cloud Run mounts them from Secret Manager, one machine keeps them in a folder of mode 700."""
+"""Secrets as files: Cloud Run mounts them from Secret Manager, one machine keeps them in a folder of mode 700.
+
+Those that operators add at run time (an agreement's keys) are in no mount: ``store`` and ``fetch`` go to Secret Manager
+itself (https://cloud.google.com/secret-manager/docs/reference/rest), on one machine to the same folder.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from carefolio.cloud.settings import settings
 
 _KEPT_SECONDS = 60
+_MANAGER = "https://secretmanager.googleapis.com/v1"
 _kept: dict[Path, tuple[float, bytes]] = {}
 
 
@@ -42,3 +52,51 @@ def write(name: str, content: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
     _kept.pop(path, None)
+
+
+def store(name: str, content: bytes) -> None:
+    """Keep a secret under a name, as its newest version. Blocks; raises OSError."""
+    project = settings().project
+    if not project:
+        write(name, content)
+        return
+    try:
+        _call(f"projects/{project}/secrets?secretId={name}", {"replication": {"automatic": {}}})
+    except urllib.error.HTTPError as error:
+        if error.code != 409:
+            raise
+    _call(f"projects/{project}/secrets/{name}:addVersion", {"payload": {"data": base64.b64encode(content).decode()}})
+
+
+def fetch(name: str) -> bytes:
+    """The newest version of a secret that was stored. Blocks; raises MissingSecretError and OSError."""
+    project = settings().project
+    if not project:
+        return read(name)
+    try:
+        answer = _call(f"projects/{project}/secrets/{name}/versions/latest:access")
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            raise MissingSecretError(f"no secret {name} in {project}") from None
+        raise
+    return base64.b64decode(answer["payload"]["data"])
+
+
+def _call(path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(  # noqa: S310 - https, above
+        f"{_MANAGER}/{path}",
+        data=json.dumps(body).encode() if body is not None else None,
+        headers={"Authorization": f"Bearer {_token()}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - https, above
+        found: dict[str, Any] = json.loads(answer.read(1_000_000))
+    return found
+
+
+def _token() -> str:
+    import google.auth
+    from google.auth.transport.requests import Request
+
+    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    credentials.refresh(Request())  # type: ignore[no-untyped-call]
+    return str(credentials.token)

@@ -37,6 +37,9 @@ class Settings:
     smtp_url: str
     mail_from: str
     mail_dir: Path | None
+    files_url: str
+    region: str
+    function_url: str
 
     @property
     def production(self) -> bool:
@@ -78,6 +81,10 @@ def settings() -> Settings:
         smtp_url=env.get("SMTP_URL", ""),
         mail_from=env.get("MAIL_FROM", "Carefolio <no-reply@carefolio.invalid>"),
         mail_dir=Path(env["MAIL_DIR"]) if env.get("MAIL_DIR") else None,
+        files_url=env.get("FILES_URL", "/files"),
+        region=env.get("REGION", "europe-west2"),
+        # Where a function is called inside the cloud; {function} stands for its name.
+        function_url=env.get("FUNCTION_URL", "http://internal"),
     )
 
 

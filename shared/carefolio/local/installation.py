@@ -65,6 +65,7 @@ class Installation:
             "PUSH_AUDIENCE": "https://internal.local",
             "PUSH_SERVICE_ACCOUNT": "dispatcher@local",
             "MAIL_DIR": str(self.home / "mail"),
+            "FILES_URL": str(self.home / "files"),
             "PUSH_KEYS": str(self.home / "secrets" / _PUSH_KEYS),
         }
 

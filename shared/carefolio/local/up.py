@@ -199,7 +199,7 @@ def _check_disk(home: Path) -> None:
 def _reset(here: Installation) -> None:
     here.postgres.stop_left_over()
     here.postgres.erase()
-    for name in ("secrets", "log", "mail"):
+    for name in ("secrets", "log", "mail", "files"):
         shutil.rmtree(here.home / name, ignore_errors=True)
     (here.home / demo.FILE).unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 BASE = "https://fhir.carefolio.uk"
+EMIS_PATIENT = f"{BASE}/Id/emis-patient-guid"
 NHS_NUMBER = "https://fhir.nhs.uk/Id/nhs-number"
 ODS_CODE = "https://fhir.nhs.uk/Id/ods-organization-code"
 VERIFICATION = "https://fhir.hl7.org.uk/StructureDefinition/Extension-UKCore-NHSNumberVerificationStatus"

@@ -22,9 +22,18 @@ def merge(current: Resource, incoming: Resource, erased: list[str], event: str, 
     if kind not in MERGED:
         return current if older else incoming
     merged = dict(current)
+    if kind == "Patient" and is_led_by_practice(current):
+        incoming = {
+            element: value for element, value in incoming.items() if element not in _PRACTICES or element not in current
+        }
+        erased = []
+    if kind == "Patient" and _is_hidden(current):
+        incoming = {
+            element: value for element, value in incoming.items() if element not in ("address", "telecom", "contact")
+        }
     for element, value in incoming.items():
         if element == "identifier":
-            merged[element] = _identifiers(current.get(element, []), value)
+            merged[element] = add_identifiers(current.get(element, []), value)
         elif element == "extension":
             known = current.get(element, [])
             lasting, passing = (known, value) if older else (value, known)
@@ -101,7 +110,26 @@ def _erase(merged: Resource, erasure: str, event: str) -> None:
         merged.pop(element, None)
 
 
-def _identifiers(current: list[dict[str, Any]], incoming: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def is_led_by_practice(patient: Resource) -> bool:
+    """Whether a general practice feeds this Patient: then its word stands over hospitals' (docs/matching.md)."""
+    return any(
+        each.get("system") == codes.EMIS_PATIENT and each.get("use") != "old" for each in patient.get("identifier", [])
+    )
+
+
+def _is_hidden(patient: Resource) -> bool:
+    """PDS's S flag, as the practice told it: nobody shows how to reach him."""
+    return any(each.get("code") == "V" for each in patient.get("meta", {}).get("security", []))
+
+
+# What a practice that feeds a Patient says of him, and no hospital's message changes.
+_PRACTICES = frozenset({
+    "name", "gender", "birthDate", "address", "telecom", "generalPractitioner", "managingOrganization", "maritalStatus",
+})  # fmt: skip
+
+
+def add_identifiers(current: list[dict[str, Any]], incoming: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The identifiers of both: a new official number makes the one before an old one."""
     new = {(identifier.get("system"), identifier["value"]): identifier for identifier in incoming}
     official = {system for system, _ in new if system == codes.NHS_NUMBER}
     kept = []

@@ -153,8 +153,12 @@ def _content(
 
 
 def without_head(content: str) -> dict[str, Any]:
-    """A stored resource as it was before it got its id and meta."""
+    """A stored resource as it was before it got its id; of its meta what is its own, and not the version's or ours."""
     resource: dict[str, Any] = orjson.loads(content)
-    for element in ("id", "meta"):
-        resource.pop(element, None)
+    resource.pop("id", None)
+    lasting = _lasting(resource.pop("meta", None) or {})
+    if security := [each for each in lasting.pop("security", []) if each.get("system") != labels.SYSTEM]:
+        lasting["security"] = security
+    if lasting:
+        resource["meta"] = lasting
     return resource

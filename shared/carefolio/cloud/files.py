@@ -1,0 +1,81 @@
+"""Files in a bucket (``gs://…``) or in a folder, through fsspec; what is written is there whole or not at all.
+
+The calls block: run them in worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, BinaryIO, cast
+
+from carefolio.cloud.settings import settings
+
+_BLOCK = 4 * 1024 * 1024
+
+
+@lru_cache(maxsize=4)
+def _place(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(url)
+    return filesystem, root.rstrip("/")
+
+
+def _here() -> tuple[Any, str]:
+    return _place(settings().files_url)
+
+
+@contextlib.contextmanager
+def reader(name: str) -> Iterator[BinaryIO]:
+    """The file of this name, read from its beginning. Raises FileNotFoundError."""
+    filesystem, root = _here()
+    with filesystem.open(f"{root}/{name}", "rb", block_size=_BLOCK) as file:
+        yield cast(BinaryIO, file)
+
+
+@contextlib.contextmanager
+def writer(name: str) -> Iterator[BinaryIO]:
+    """A file that gets its name when all of it is written; where writing fails there is none. Raises OSError."""
+    filesystem, root = _here()
+    path = f"{root}/{name}"
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+    if "file" not in _protocols(filesystem):
+        # An object appears when it is closed.
+        file = filesystem.open(path, "wb", block_size=_BLOCK)
+        try:
+            yield cast(BinaryIO, file)
+        except BaseException:
+            file.discard()
+            raise
+        file.close()
+        return
+    meanwhile = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with filesystem.open(meanwhile, "wb") as file:
+            yield cast(BinaryIO, file)
+        filesystem.mv(meanwhile, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm(meanwhile)
+        raise
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    found = filesystem.protocol
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def remove(name: str) -> None:
+    """Remove a file, or a folder with all that is in it; one that is not there is no error."""
+    filesystem, root = _here()
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm(f"{root}/{name}", recursive=True)
+
+
+def exists(name: str) -> bool:
+    """Whether there is a file or a folder of this name."""
+    filesystem, root = _here()
+    return bool(filesystem.exists(f"{root}/{name}"))
