@@ -21,7 +21,10 @@ Progress = Callable[[str, str, int, int], None]
 
 
 async def load_folder(pool: Pool, agreement: Agreement, folder: Path, *, progress: Progress | None = None) -> list[str]:
-    """Load the batches of an agreement that lie in a folder, oldest first; returns their stamps. Raises ExtractError."""
+    """Load the batches of an agreement that lie in a folder, oldest first; returns their stamps.
+
+    Raises ExtractError.
+    """
     names = [
         (path, name) for path, name in await asyncio.to_thread(found_in, folder) if name.agreement == agreement.guid
     ]

@@ -335,8 +335,7 @@ async def _prepared(
         return await _ended(connection, practice, patient)
     try:
         # The references to himself are filled in when his record is known.
-        context.subject = {"reference": f"Patient/{patient.record or NOBODY}"}
-        context.number = _numbers(practice, patient)
+        context.of(_numbers(practice, patient), str(patient.record or NOBODY))
         person = _person(patient, context)
         if person.dummy:
             patient.status = "dummy"
@@ -377,8 +376,7 @@ def _mapped(
     practice: _Practice, patient: _Patient, context: Context, person: GpPatient | None
 ) -> tuple[list[Made], GpPatient | None] | None:
     """The resources of a patient's rows; a fault of ours in one patient parks him, and no other."""
-    context.subject = {"reference": f"Patient/{patient.record}"}
-    context.number = _numbers(practice, patient)
+    context.of(_numbers(practice, patient), str(patient.record))
     try:
         if person is not None:
             # Once more, now that his record is known.

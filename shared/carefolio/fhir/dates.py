@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -20,6 +21,7 @@ class DateRange(NamedTuple):
 _DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(Z|[+-]\d\d:\d\d)?)?)?)?\Z")
 
 
+@lru_cache(maxsize=20_000)
 def date_range(text: str) -> DateRange:
     """The range that a FHIR date, dateTime or instant covers; without an offset it is London's.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -67,12 +67,19 @@ def index(resource: dict[str, Any], elements: dict[str, bytes] | None = None) ->
     ranges: set[str] = set()
     main: DateRange | None = None
     for names, plan in _shaped(kind, tuple(elements), parameters.version()):
-        found = [elements[name] for name in names] if names else []
-        called = (plan.number, names, *found)
-        said = _remembered.get(called) if names else None
+        if len(names) == 1:
+            told = elements[names[0]]
+            if not plan.parameters and _WORDLESS(told):
+                continue
+            called: Any = (plan.number, told)
+        elif names:
+            called = (plan.number, *[elements[name] for name in names])
+        else:
+            called = None
+        said = _remembered.get(called) if called is not None else None
         if said is None:
             said = _said(kind, plan, resource, names)
-            if names and sum(map(len, found)) <= _LONGEST_REMEMBERED:
+            if called is not None and sum(map(len, called[1:])) <= _LONGEST_REMEMBERED:
                 _remembered.put(called, said)
         keys.update(said.keys)
         if said.texts:
@@ -159,27 +166,41 @@ def _said(kind: str, plan: _Plan, resource: dict[str, Any], names: tuple[str, ..
     return _Said(tuple(keys), tuple(texts), tuple(ranges), main)
 
 
+# A date, a time, a number: no word of it is asked for.
+_WORDLESS = re.compile(rb'"[\d:.,+TZ-]*"\Z').match
+
+
 @lru_cache(maxsize=2000)
-def _shaped(kind: str, present: tuple[str, ...], version: int) -> list[tuple[tuple[str, ...], _Plan]]:
+def _shaped(kind: str, there: tuple[str, ...], version: int) -> list[tuple[tuple[str, ...], _Plan]]:
     """The plans of a type for a resource with these elements, and of each the elements that are there.
 
     Every element has a plan, for its words; a plan without elements looks at the whole.
     """
-    there = set(present)
     known = set(elements(kind))
-    made = []
-    for names, plan in _plans(kind, version):
+    made: dict[tuple[str, ...], list[int]] = {}
+    for at, (names, _) in enumerate(_plans(kind, version)):
         found = tuple(name for name in names if name in there)
         if found or not names:
-            made.append((found, plan))
-    return made + [((name,), _Plan(-1, [])) for name in present if name not in known]
+            # What looks at the same, once others are not there, is looked up together.
+            made.setdefault(found, []).append(at)
+    for name in there:
+        if name not in known:
+            made[name,] = []
+    return [(names, _together(kind, version, tuple(groups))) for names, groups in made.items()]
+
+
+@lru_cache(maxsize=20_000)
+def _together(kind: str, version: int, groups: tuple[int, ...]) -> _Plan:
+    """Several groups of ``_plans`` as one."""
+    plans = _plans(kind, version)
+    return _Plan(next(_numbers), [each for group in groups for each in plans[group][1]])
 
 
 _AN_ELEMENT = re.compile(r"(?:^|\|)[\s(]*([a-z][A-Za-z]*)")
 
 
 @lru_cache(maxsize=600)
-def _plans(kind: str, _: int) -> list[tuple[tuple[str, ...], _Plan]]:
+def _plans(kind: str, _: int) -> list[tuple[tuple[str, ...], list[tuple[SearchParameter, Values]]]]:
     """Groups of elements with the parameters that look at exactly them; no elements for those that need everything.
     (One for each version of what organisations defined.)
 
@@ -202,7 +223,7 @@ def _plans(kind: str, _: int) -> list[tuple[tuple[str, ...], _Plan]]:
         if "exists()" in parameter.expression or not _NOT_INDEXED.isdisjoint(names):
             names = ()
         made.setdefault(names, []).append((parameter, compile_path(parameter.expression)))
-    return [(names, _Plan(next(_numbers), plan)) for names, plan in made.items()]
+    return list(made.items())
 
 
 _numbers = itertools.count()
@@ -264,13 +285,26 @@ _ON_THE_LINE = ("date", "number", "quantity")
 
 def _index_on_the_line(codes: list[str], kind: str, value: Any, keys: set[int], ranges: set[str]) -> None:
     """One value under several codes: where it lies is the same for all of them."""
-    for suffix, interval in intervals("", kind, value):
-        where = places_of(kind, interval)
-        literal = literals(interval)
+    found = _of_date(value) if kind == "date" and isinstance(value, str) else _on_the_line(kind, value)
+    for suffix, where, literal in found:
         for code in codes:
             band = code + suffix
             keys.update([key(f"{band}#", place) for place in where])
             ranges.add(literal(band))
+
+
+_Where = list[tuple[str, list[str], Callable[[str], str]]]
+
+
+def _on_the_line(kind: str, value: Any) -> _Where:
+    """(suffix of the code, places, the range's literal in a band) of a date, number or quantity."""
+    return [(suffix, places_of(kind, of), literals(of)) for suffix, of in intervals("", kind, value)]
+
+
+@lru_cache(maxsize=20_000)
+def _of_date(text: str) -> _Where:
+    """``_on_the_line`` of a day or instant: many things happen on one day."""
+    return _on_the_line("date", text)
 
 
 def paired(code: str, start: str) -> str:
@@ -362,6 +396,9 @@ def _token_texts(value: Any) -> Iterator[str]:
         yield from (coding["display"] for coding in value.get("coding", []) if isinstance(coding.get("display"), str))
 
 
+_LOCAL = re.compile(r"[A-Z][A-Za-z]+/([0-9a-f-]{36})\Z")
+
+
 def references(value: Any) -> Iterator[str]:
     """How a reference can be asked for: as it stands, by type and id, by id alone, by its identifier."""
     if isinstance(value, str):
@@ -370,7 +407,10 @@ def references(value: Any) -> Iterator[str]:
     if not isinstance(value, dict):
         return
     target = value.get("reference")
-    if isinstance(target, str) and not target.startswith("#"):
+    if isinstance(target, str) and (local := _LOCAL.match(target)):
+        yield target
+        yield local[1]
+    elif isinstance(target, str) and not target.startswith("#"):
         plain = target.partition("/_history/")[0]
         yield target
         if plain != target:

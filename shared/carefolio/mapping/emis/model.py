@@ -94,11 +94,21 @@ class Context:
     codes: Mapping[int, Code]
     drugs: Mapping[int, Drug]
     subject: dict[str, str] = field(default_factory=dict)
+    _own: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+    _known: dict[str, Code] = field(default_factory=dict)
     _shared: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
     def own(self, kind: str, key: str) -> dict[str, str]:
         """A Reference to another resource of the same patient."""
-        return {"reference": f"{kind}/{self.number(kind, key)}"}
+        found = self._own.get((kind, key))
+        if found is None:
+            found = self._own[kind, key] = {"reference": f"{kind}/{self.number(kind, key)}"}
+        return found
+
+    def of(self, number: Callable[[str, str], str], subject: str) -> None:
+        """From here on it is about another patient: (type, key) -> id, and his record's id."""
+        self.number, self.subject = number, {"reference": f"Patient/{subject}"}
+        self._own.clear()
 
     def shared(self, kind: str, key: str) -> dict[str, str]:
         """A Reference to a clinician, a place, an organisation."""
@@ -108,10 +118,14 @@ class Context:
         return found
 
     def code(self, text: str) -> Code:
+        known = self._known.get(text)
+        if known is not None:
+            return known
         number = _long(text)
         found = self.codes.get(number)
         if found is None:
             raise UnknownCodeError(number, drug=False)
+        self._known[text] = found
         return found
 
     def drug(self, text: str) -> Drug:
