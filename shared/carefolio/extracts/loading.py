@@ -4,36 +4,74 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import multiprocessing
+import random
+import sys
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from carefolio.cloud import closing, database, telemetry
 from carefolio.cloud.database import Pool
 from carefolio.emis.checking import found_in
 from carefolio.emis.errors import ExtractError
-from carefolio.extracts import batches, steps
+from carefolio.extracts import agreements, batches, steps
 from carefolio.extracts.agreements import Agreement
 
-# One decrypts or maps while the database works for the other.
+# One reads or maps while the database works for the other.
 _AT_ONCE = 2
+# Where all that is open is being done by others.
+_PAUSE = 0.1
 
 # stamp, stage, steps done, steps in all
 Progress = Callable[[str, str, int, int], None]
 
 
-async def load_folder(pool: Pool, agreement: Agreement, folder: Path, *, progress: Progress | None = None) -> list[str]:
+async def load_folder(
+    pool: Pool, agreement: Agreement, folder: Path, *, workers: int = 1, progress: Progress | None = None
+) -> list[str]:
     """Load the batches of an agreement that lie in a folder, oldest first; returns their stamps.
 
     Raises ExtractError.
     """
-    names = [
-        (path, name) for path, name in await asyncio.to_thread(found_in, folder) if name.agreement == agreement.guid
-    ]
+    found = await asyncio.to_thread(found_in, folder)
+    names = [(path, name) for path, name in found if name.agreement == agreement.guid]
     if not names:
         raise ExtractError(folder.name, "there is no file of this agreement")
     landed = await batches.take_folder(pool, agreement, names)
     await batches.start_next(pool, agreement.id)
-    await go_on(pool, agreement, progress)
+    await load(pool, agreement, workers=workers, progress=progress)
     return landed
+
+
+async def load(pool: Pool, agreement: Agreement, *, workers: int = 1, progress: Progress | None = None) -> None:
+    """Load what has landed of an agreement, with so many processes. Raises ExtractError for a batch that failed."""
+    others = [
+        multiprocessing.get_context("spawn").Process(target=_work, args=(agreement.name,), daemon=True)
+        for _ in range(workers - 1)
+    ]
+    for other in others:
+        other.start()
+    try:
+        await go_on(pool, agreement, progress)
+    finally:
+        for other in others:
+            await asyncio.to_thread(other.join)
+
+
+def _work(name: str) -> None:
+    """A process beside the first: it does what is open, and ends when nothing is."""
+
+    async def work() -> None:
+        pool = await database.pool()
+        try:
+            with contextlib.suppress(ExtractError):
+                await go_on(pool, await agreements.find(pool, name), None)
+        finally:
+            await closing.close_all()
+
+    telemetry.log_to(sys.stderr.buffer)
+    asyncio.run(work())
 
 
 async def go_on(pool: Pool, agreement: Agreement, progress: Progress | None = None) -> None:
@@ -41,13 +79,17 @@ async def go_on(pool: Pool, agreement: Agreement, progress: Progress | None = No
 
     Raises ExtractError for a batch that failed.
     """
-    while open_ := await steps.open_steps(pool, agreement.id):
+    while await steps.is_loading(pool, agreement.id):
+        open_ = await steps.open_steps(pool, agreement.id)
+        done = [False]
+        # Two processes that begin at the same end are in each other's way.
+        random.shuffle(open_)
         waiting = iter(open_)
 
-        async def work(waiting: object = waiting) -> None:
-            for number in waiting:  # type: ignore[attr-defined]
-                # What another writer was in the way of is done with the next round.
-                await steps.run(pool, number)
+        async def work(waiting: Iterator[uuid.UUID] = waiting, done: list[bool] = done) -> None:
+            for number in waiting:
+                if await steps.run(pool, number):
+                    done[0] = True
                 if progress is not None:
                     await _tell(pool, agreement, progress)
 
@@ -61,6 +103,10 @@ async def go_on(pool: Pool, agreement: Agreement, progress: Progress | None = No
         )
         if failed is not None:
             raise ExtractError(f"batch {failed['stamp']}", failed["reason"])
+        if not done[0]:
+            # What is open is being done by others, or a crash came between the last step and the next stage.
+            await asyncio.sleep(_PAUSE)
+            await steps.advance(pool, agreement)
 
 
 async def _tell(pool: Pool, agreement: Agreement, progress: Progress) -> None:

@@ -52,7 +52,8 @@ async def run(pool: Pool, number: uuid.UUID) -> bool:
     agreement = await agreements.by_id(pool, batch["agreement_id"])
     if step["done_at"] is None:
         try:
-            await _do(pool, step, batch, agreement)
+            if not await _do(pool, step, batch, agreement):
+                return False
         except RETRIED:
             return False
         except UNAVAILABLE:
@@ -79,21 +80,40 @@ async def _batch(pool: Pool | Connection, number: uuid.UUID) -> dict[str, Any]:
     return dict(row) | {"whole": row["kind"] == "bulk"}
 
 
-async def _do(pool: Pool, step: Any, batch: dict[str, Any], agreement: Agreement) -> None:
+async def _do(pool: Pool, step: Any, batch: dict[str, Any], agreement: Agreement) -> bool:
+    """Do a step's work once; False where another delivery of it is at work."""
     subject = parsed(step["subject"])
     if step["stage"] == "decrypt":
-        # It takes minutes and is no transaction: done twice it comes to the same.
-        result = await decrypt(pool, batch, subject, agreement)
-        await _done(pool, step["id"], result)
-        return
+        return await _decrypt(pool, step["id"], batch, subject, agreement)
     async with pool.acquire() as connection, connection.transaction():
-        # Another delivery of the same step waits here, and then finds it done.
         open_ = await connection.fetchval(
-            "SELECT true FROM extract_step WHERE id = $1 AND done_at IS NULL FOR UPDATE", step["id"]
+            "SELECT true FROM extract_step WHERE id = $1 AND done_at IS NULL FOR UPDATE SKIP LOCKED", step["id"]
         )
         if open_:
             result = await _WORK[step["stage"]](connection, batch, subject, agreement)
             await _done(connection, step["id"], result)
+            return True
+    return await _is_done(pool, step["id"])
+
+
+async def _is_done(connection: Pool | Connection, number: uuid.UUID) -> bool:
+    return bool(await connection.fetchval("SELECT done_at IS NOT NULL FROM extract_step WHERE id = $1", number))
+
+
+async def _decrypt(
+    pool: Pool, number: uuid.UUID, batch: dict[str, Any], subject: dict[str, Any], agreement: Agreement
+) -> bool:
+    """It takes minutes, and is no transaction: whoever holds the lock does it."""
+    key = number.int >> 65
+    async with pool.acquire() as guard:
+        if not await guard.fetchval("SELECT pg_try_advisory_lock($1)", key):
+            return False
+        try:
+            if not await _is_done(guard, number):
+                await _done(guard, number, await decrypt(pool, batch, subject, agreement))
+        finally:
+            await guard.execute("SELECT pg_advisory_unlock($1)", key)
+    return True
 
 
 async def _done(connection: Pool | Connection, number: uuid.UUID, result: dict[str, Any]) -> None:
@@ -188,6 +208,24 @@ async def sweep(pool: Pool) -> int:
         )
     outbox.kick()
     return published
+
+
+async def is_loading(pool: Pool, agreement_id: int) -> bool:
+    """Whether a batch of the agreement is on its way."""
+    return bool(
+        await pool.fetchval(
+            "SELECT EXISTS (SELECT FROM extract_batch WHERE agreement_id = $1 AND status = 'loading')", agreement_id
+        )
+    )
+
+
+async def advance(pool: Pool, agreement: Agreement) -> None:
+    """Begin the next stage of the agreement's batch where its steps are done."""
+    number = await pool.fetchval(
+        "SELECT id FROM extract_batch WHERE agreement_id = $1 AND status = 'loading'", agreement.id
+    )
+    if number is not None:
+        await _advance(pool, number, agreement)
 
 
 async def open_steps(pool: Pool, agreement_id: int) -> list[uuid.UUID]:

@@ -21,7 +21,7 @@ class Interval(NamedTuple):
     high: Decimal
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=60_000)
 def key(parameter: str, value: str) -> int:
     """One searchable value of one parameter, as a signed 64-bit number."""
     digest = hashlib.blake2b(f"{parameter}\x1f{value}".encode(), digest_size=8).digest()

@@ -6,6 +6,7 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -130,6 +131,7 @@ def deletion(number: uuid.UUID, kind: str, current: Known) -> Row:
     )
 
 
+@lru_cache(maxsize=16)
 def instant(moment: datetime) -> str:
     """A FHIR instant, to the millisecond."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
@@ -139,15 +141,15 @@ def _content(
     resource: Resource, number: str, version: int, now: datetime, source: uuid.UUID, label: str, body: bytes
 ) -> str:
     sent = resource.get("meta") or {}
-    meta = {
-        "versionId": str(version),
-        "lastUpdated": instant(now),
-        "source": sent.get("source", f"urn:uuid:{source}"),
-    } | {name: value for name, value in sent.items() if name not in ("versionId", "lastUpdated", "source")}
+    said = dumps(sent["source"]).decode() if "source" in sent else f'"urn:uuid:{source}"'
+    meta = f'{{"versionId":"{version}","lastUpdated":"{instant(now)}","source":{said}'
+    lasting = _lasting(sent)
     if label != GENERAL:
         others = [coding for coding in sent.get("security", []) if coding.get("system") != labels.SYSTEM]
-        meta["security"] = [*others, {"system": labels.SYSTEM, "code": label}]
-    head = f'{{"resourceType":"{resource["resourceType"]}","id":"{number}","meta":{dumps(meta).decode()}'
+        lasting["security"] = [*others, {"system": labels.SYSTEM, "code": label}]
+    if lasting:
+        meta += "," + dumps(lasting).decode()[1:-1]
+    head = f'{{"resourceType":"{resource["resourceType"]}","id":"{number}","meta":{meta}}}'
     rest = body.decode()
     return head + ("}" if rest == "{}" else "," + rest[1:])
 

@@ -130,7 +130,7 @@ class _Memory:
 
 _NOT_INDEXED = frozenset({"resourceType", "id", "meta"})
 _LONGEST_REMEMBERED = 1000
-_remembered = _Memory(30_000)
+_remembered = _Memory(100_000)
 
 
 class _Plan(NamedTuple):
