@@ -15,6 +15,7 @@ from carefolio.commands.records import code_app, record_app
 from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
 from carefolio.commands.terminal import UsageError, enter
 from carefolio.emis.errors import ExtractError
+from carefolio.extracts.agreements import AgreementError
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.registry import RegistryError
 from carefolio.identity.sender_settings import SettingsError
@@ -51,6 +52,7 @@ def main() -> None:
         app()
     except (
         AccountError,
+        AgreementError,
         ExtractError,
         RegistryError,
         SettingsError,

@@ -19,15 +19,17 @@ class Job:
     """``path`` is on the function that it begins with, called every ``minutes``."""
 
     path: str
-    minutes: int
+    minutes: float
 
 
 JOBS = (
     Job("/operations/outbox", 1),
     Job("/operations/search-parameters", 1),
     Job("/operations/forget", 60),
-    Job("/emis_load/sweep", 1),
+    Job("/emis_load/sweep", 15),
 )
+# On one machine, instead of a job of Cloud Scheduler's for each agreement.
+LOCAL_JOBS = (Job("/emis_fetch/due", 0.05),)
 
 
 class ScheduleError(ValueError):

@@ -201,6 +201,17 @@ async def all_of_them(pool: Pool) -> list[Agreement]:
     return [_agreement(row) for row in await pool.fetch("SELECT * FROM agreement ORDER BY name")]
 
 
+async def due(pool: Pool) -> list[Agreement]:
+    """The agreements whose schedule has come up since they were fetched last, or that never were."""
+    return [
+        agreement
+        for agreement in await all_of_them(pool)
+        if agreement.host
+        and agreement.ended_at is None
+        and (agreement.fetched_at is None or schedule.is_due(agreement.schedule, agreement.fetched_at))
+    ]
+
+
 async def end(pool: Pool, name: str) -> None:
     """Fetch no more for an agreement; what was loaded stays. Raises AgreementError."""
     agreement = await find(pool, name)

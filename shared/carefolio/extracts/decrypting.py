@@ -114,15 +114,14 @@ def _through_gpg(encrypted: BinaryIO, agreement: Agreement, table: str, place: s
 
     def read() -> None:
         try:
-            with os.fdopen(reading, "rb", _PIPE) as plain:
-                try:
-                    _read(table, plain, place, found)
-                finally:
-                    # gpg must be able to end, whatever we think of what it says.
-                    while plain.read(_PIPE):
-                        pass
+            _read(table, os.fdopen(os.dup(reading), "rb", _PIPE), place, found)
         except BaseException as error:
             failed.append(error)
+        finally:
+            # gpg must be able to end, whatever we think of what it says.
+            while os.read(reading, _PIPE):
+                pass
+            os.close(reading)
 
     def take(block: bytes) -> None:
         hashed.update(block)

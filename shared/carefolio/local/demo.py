@@ -15,14 +15,16 @@ import aiohttp
 from carefolio.cloud import database
 from carefolio.hl7 import read
 from carefolio.identity import invitations, registry
-from carefolio.local import stand_in
+from carefolio.local import extract_demo, practice, stand_in
 from carefolio.local.installation import Installation
+from carefolio.record import matching
 
 FILE = "demonstration.json"
 _ODS_CODE = "RDEMO"
 # Idris Okonjo-Hale, born 23 September 1991.
 _INVITED = "9990001111"
 _APPLIED_WITHIN = 20
+_PULLED_WITHIN = 60
 # What each family of messages is looked up by, once it is applied.
 _READ = {"ADT": "Encounter", "ORU": "DiagnosticReport"}
 
@@ -60,16 +62,33 @@ async def _play(here: Installation) -> dict[str, Any]:
         token = await _token(http, here, client)
         for row in rows:
             row["link"] = await _find(http, here, token, row)
+    if here.practice_is_there:
+        await extract_demo.register(pool, here)
     await stand_in.register(pool, _ODS_CODE)
     owner = await registry.organisation_id(pool, _ODS_CODE)
     invited = await invitations.invite_patient(pool, owner, nhs_number=_INVITED)
     professional = await invitations.invite_professional(pool, owner, "Ravi Quill", "ravi.quill@example.org")
+    general = await _practice(pool) if here.practice_is_there else None
     return {
+        "practice": general,
         "sender": {"username": sender.username, "password": sender.password},
         "client": {"client_id": client.client_id, "client_secret": client.client_secret},
         "rows": rows,
         "invited": {"patient": invited.code, "professional": professional.code},
     }
+
+
+async def _practice(pool: database.Pool) -> dict[str, str]:
+    """The general practice's client, when the scheduled pull has brought its patients."""
+    if not await extract_demo.loaded(pool, _PULLED_WITHIN):
+        raise DemonstrationError("the practice's extract was not loaded: see carefolio emis status demonstration.")
+    client = await registry.add_client(pool, "Demonstration practice", practice.ODS_CODE, "system/*.rs")
+    patient = await pool.fetchval(
+        "SELECT patient_id::text FROM patient_identifier WHERE owner = $1 AND value = $2",
+        matching.NATIONAL,
+        practice.KNOWN[0][0],
+    )
+    return {"client_id": client.client_id, "client_secret": client.client_secret or "", "patient": patient}
 
 
 def _messages() -> list[tuple[str, bytes]]:
@@ -160,6 +179,14 @@ def _print(here: Installation, played: dict[str, Any], say: Say) -> None:
     say("")
     say("Read a result (the token lasts ten minutes, the line can be used for ever):")
     say(f'  curl -s -H "Authorization: Bearer {token}" {here.url}{link}')
+    if general := played.get("practice"):
+        say("Read what her general practice has of the same patient (an extract that was fetched by SFTP):")
+        token = token.replace(client["client_id"], general["client_id"])
+        token = token.replace(client["client_secret"], general["client_secret"])
+        say(
+            f'  curl -s -H "Authorization: Bearer {token}" {here.url}/fhir/R4/Patient/{general["patient"]}/\\$everything'
+        )
+        say("  .venv/bin/carefolio emis status demonstration")
     say("Post a message:")
     say(
         f"  curl -s -u {sender['username']}:{sender['password']} -H 'Content-Type: application/hl7-v2' "

@@ -43,6 +43,11 @@ class Installation:
         """Where functions that only the queue and the clock may call are served: no port of the machine."""
         return self.postgres.socket_folder / "internal"
 
+    @property
+    def practice_is_there(self) -> bool:
+        """Whether the demonstration has a general practice (it needs gpg)."""
+        return (self.home / "practice" / "practice.json").exists()
+
     def log(self, name: str) -> Path:
         return self.home / "log" / f"{name}.log"
 

@@ -82,15 +82,25 @@ async def _serve(front: Front, **where: Any) -> None:
 async def _dispatch(here: Installation) -> None:
     import aiohttp
 
-    from carefolio.cloud.schedule import JOBS
+    from carefolio.cloud.schedule import JOBS, LOCAL_JOBS
     from carefolio.cloud.topics import SUBSCRIPTIONS
     from carefolio.local.dispatcher import Dispatcher
 
     connector = aiohttp.UnixConnector(path=str(here.internal_socket), limit=64)
-    dispatcher = asyncio.create_task(Dispatcher(SUBSCRIPTIONS, JOBS, connector).run())
+    dispatcher = asyncio.create_task(Dispatcher(SUBSCRIPTIONS, (*JOBS, *LOCAL_JOBS), connector).run())
+    practice = asyncio.create_task(_serve_practice(here))
     stop_at_hang_up(dispatcher.cancel)
     await asyncio.gather(dispatcher, return_exceptions=True)
+    practice.cancel()
     await close_all()
+
+
+async def _serve_practice(here: Installation) -> None:
+    """Serve the demonstration's extract as soon as it is there."""
+    from carefolio.local import extract_demo
+
+    while not await asyncio.to_thread(extract_demo.serve, here):  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(1)
 
 
 def stop_at_hang_up(stop: Any) -> None:

@@ -21,7 +21,8 @@ import asyncpg
 from carefolio.cloud import closing, database, migrations
 from carefolio.cloud.queue import EMBEDDED_SCHEMA
 from carefolio.cloud.settings import settings
-from carefolio.local import demo, postgres
+from carefolio.emis.errors import ExtractError
+from carefolio.local import demo, extract_demo, postgres
 from carefolio.local.installation import Installation, InstallationError, installation
 from carefolio.local.serve import url_map
 
@@ -141,12 +142,14 @@ async def _run(supervisor: Supervisor, here: Installation, *, play_demo: bool) -
         loop.add_signal_handler(number, stopped.set)
     try:
         _say("starting the functions ...")
+        writing = asyncio.create_task(_write_practice(here)) if play_demo else None
         starting = asyncio.create_task(supervisor.start())
         interrupted = asyncio.create_task(stopped.wait())
         await asyncio.wait((starting, interrupted), return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             await starting
-            if play_demo:
+            if writing is not None:
+                await writing
                 await demo.show(here, _say)
             _say(f"ready: {here.url}")
             await stopped.wait()
@@ -156,6 +159,14 @@ async def _run(supervisor: Supervisor, here: Installation, *, play_demo: bool) -
     finally:
         await closing.close_all()
         await supervisor.stop()
+
+
+async def _write_practice(here: Installation) -> None:
+    """The demonstration's general practice; without gpg there is none."""
+    try:
+        await asyncio.to_thread(extract_demo.prepare, here)
+    except ExtractError as error:
+        _say(f"no general practice in the demonstration: {error}")
 
 
 def _lock(here: Installation) -> TextIO:
@@ -199,7 +210,7 @@ def _check_disk(home: Path) -> None:
 def _reset(here: Installation) -> None:
     here.postgres.stop_left_over()
     here.postgres.erase()
-    for name in ("secrets", "log", "mail", "files"):
+    for name in ("secrets", "log", "mail", "files", "practice"):
         shutil.rmtree(here.home / name, ignore_errors=True)
     (here.home / demo.FILE).unlink(missing_ok=True)
 
