@@ -246,8 +246,8 @@ def emis_status(
         _show_batch(batch)
         for file in batch["files"] if files else []:
             typer.echo(
-                f"    {file['table']:<32} {file['status']:<9} {file['rows'] if file['rows'] is not None else '':>9} rows"
-                f" {file['bytes'] or '':>12} bytes {file['reason'] or ''}"
+                f"    {file['table']:<32} {file['status']:<9} {file['rows'] or 0:>9} rows"
+                f" {file['bytes'] or 0:>12} bytes {file['reason'] or ''}"
             )
 
 

@@ -59,7 +59,11 @@ def number(text: str) -> Decimal | None:
 
 def day(text: str) -> date | None:
     """``yyyy-MM-dd``, None for none. Raises ValueError."""
-    return date.fromisoformat(text.strip()[:10]) if text.strip() else None
+    try:
+        return date.fromisoformat(text.strip()[:10]) if text.strip() else None
+    except ValueError:
+        # Python's own words would quote it.
+        raise ValueError("not a date") from None
 
 
 def effective(day_text: str, precision: str, time_text: str = "") -> str:
@@ -68,6 +72,13 @@ def effective(day_text: str, precision: str, time_text: str = "") -> str:
     The wall clock is Britain's: what happened twice when the clocks went back is taken for the first of the two. Raises
     ValueError.
     """
+    try:
+        return _effective(day_text, precision, time_text)
+    except ValueError:
+        raise ValueError("not a date") from None
+
+
+def _effective(day_text: str, precision: str, time_text: str) -> str:
     kind = Precision(precision.strip().upper() or ("YMD" if day_text.strip() else "U"))
     if kind is Precision.UNKNOWN or not day_text.strip():
         return ""

@@ -243,6 +243,8 @@ async def _read_changes(connection: Connection, practice: _Practice, patients: d
             if row["patient"] == patient.guid and row["kind"] == _OBSERVATION and row["parent"] in own
         }  # fmt: skip
         patient.roots = {(table, key) for table in CANDIDATES for key in own}
+        # What is told of an item goes with it.
+        patient.roots |= {("Audit_PatientAudit", line.key) for key in own for line in patient.items.audits.get(key, ())}
     siblings = {key for patient in patients.values() for _, key in patient.roots or ()}
     await take("id", siblings - family, _ON_ONE_KEY)
     await take("parent", siblings - family, (_AUDIT,))
@@ -478,9 +480,9 @@ async def _ended(
         return None
     practice.counts["ended"] += 1
     patient.ending = True
-    if practice.agreement.roll_off == REMOVE:
-        return [], None
-    patient.whole, patient.roots = False, set()
+    # As a whole, of whom nothing is left; or nothing of whom is touched.
+    patient.whole = practice.agreement.roll_off == REMOVE
+    patient.roots = None if patient.whole else set()
     return [], None
 
 

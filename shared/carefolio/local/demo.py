@@ -183,9 +183,8 @@ def _print(here: Installation, played: dict[str, Any], say: Say) -> None:
         say("Read what her general practice has of the same patient (an extract that was fetched by SFTP):")
         token = token.replace(client["client_id"], general["client_id"])
         token = token.replace(client["client_secret"], general["client_secret"])
-        say(
-            f'  curl -s -H "Authorization: Bearer {token}" {here.url}/fhir/R4/Patient/{general["patient"]}/\\$everything'
-        )
+        everything = f"{here.url}/fhir/R4/Patient/{general['patient']}/\\$everything"
+        say(f'  curl -s -H "Authorization: Bearer {token}" {everything}')
         say("  .venv/bin/carefolio emis status demonstration")
     say("Post a message:")
     say(

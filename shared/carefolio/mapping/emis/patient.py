@@ -235,7 +235,7 @@ def _day(line: Line, column: str) -> str | None:
 
 
 # What a practice says of a person stands over what hospitals say (docs/matching.md).
-_OWNED = ("name", "gender", "birthDate", "address", "telecom", "contact", "generalPractitioner", "managingOrganization",
+_OWNED = ("name", "gender", "birthDate", "address", "telecom", "generalPractitioner", "managingOrganization",
           "maritalStatus")  # fmt: skip
 
 
@@ -254,20 +254,33 @@ def merged_patient(current: Resource | None, practice: Resource, *, hidden: bool
         elif element == "extension":
             urls = {each["url"] for each in value}
             merged[element] = [*(each for each in current.get(element, []) if each["url"] not in urls), *value]
+        elif element == "contact":
+            # A carer's name is one text; whom hospitals name has parts.
+            merged[element] = [*(each for each in current.get(element, []) if "family" in each.get("name", {})), *value]
         elif element == "meta":
             known = merged.get("meta", {})
             merged["meta"] = known | {"security": _security(known, value["security"])}
         elif element != "active" or not current.get("link"):
             merged[element] = value
-    for element in _OWNED:
-        if element not in practice and again:
-            merged.pop(element, None)
+    if again:
+        for element in _OWNED:
+            if element not in practice:
+                merged.pop(element, None)
+        said = {each["url"] for each in practice.get("extension", [])}
+        left = [each for each in merged.get("extension", []) if each["url"] in said or not _is_owned(each["url"])]
+        merged["extension"] = left
+        if not left:
+            del merged["extension"]
     if hidden:
         for element in ("address", "telecom", "contact"):
             merged.pop(element, None)
     if "deceasedDateTime" in merged:
         merged.pop("deceasedBoolean", None)
     return merged
+
+
+def _is_owned(url: str) -> bool:
+    return url == systems.ETHNIC_CATEGORY or url.startswith(BASE)
 
 
 def _not_old(current: list[dict[str, Any]], practice: list[dict[str, Any]]) -> list[dict[str, Any]]:
