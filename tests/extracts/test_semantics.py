@@ -432,7 +432,7 @@ async def test_what_is_confidential_is_labelled(practice: Practice) -> None:
 
 async def test_columns_come_go_and_are_misspelt(practice: Practice) -> None:
     def change(table: str, columns: list[str]) -> list[str]:
-        columns = columns[::-1]
+        columns.reverse()
         if table == "CareRecord_Observation":
             columns = [name for name in columns if name not in ("AssociatedText", "Qualifiers")]
             columns.insert(3, "SomethingNew")

@@ -6,6 +6,7 @@ The calls block: run them in worker threads.
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator
 from functools import lru_cache
@@ -71,8 +72,16 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 def remove(name: str) -> None:
     """Remove a file, or a folder with all that is in it; one that is not there is no error."""
     filesystem, root = _here()
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(f"{root}/{name}", recursive=True)
+    for again in (True, True, True, False):
+        try:
+            filesystem.rm(f"{root}/{name}", recursive=True)
+        except FileNotFoundError:
+            return
+        except OSError:
+            # Somebody was still writing into the folder.
+            if not again:
+                raise
+            time.sleep(0.1)
 
 
 def exists(name: str) -> bool:

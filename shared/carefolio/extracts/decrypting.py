@@ -114,7 +114,8 @@ def _through_gpg(encrypted: BinaryIO, agreement: Agreement, table: str, place: s
 
     def read() -> None:
         try:
-            _read(table, os.fdopen(os.dup(reading), "rb", _PIPE), place, found)
+            with os.fdopen(os.dup(reading), "rb", _PIPE) as plain:
+                _read(table, plain, place, found)
         except BaseException as error:
             failed.append(error)
         finally:
@@ -172,7 +173,11 @@ class _Counting(io.RawIOBase):
 
 def _read(name: str, plain: BinaryIO, place: str, found: Decrypted) -> None:
     """Cut a file's rows into pieces. Raises ExtractError."""
-    rows = Rows(tables()[name], text_of(plain))
+    with text_of(plain) as text:
+        _read_rows(name, Rows(tables()[name], text), place, found)
+
+
+def _read_rows(name: str, rows: Rows, place: str, found: Decrypted) -> None:
     found.extra = rows.header.extra
     if name == SHARING:
         _sharing(rows, found)

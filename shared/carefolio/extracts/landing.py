@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,11 +45,12 @@ def land(folder: str, size: int, blocks: Blocks) -> bytes:
 
 
 class Landed(io.RawIOBase):
-    """A landed file, read from its first byte to its last."""
+    """A landed file of ``size`` bytes, read from its first to its last, segment after segment."""
 
     def __init__(self, folder: str, size: int) -> None:
         super().__init__()
-        self._names = iter([f"{folder}/{number:05}" for number in range((max(size, 1) + SEGMENT - 1) // SEGMENT)])
+        self._names = (f"{folder}/{number:05}" for number in itertools.count())
+        self._left = size
         self._open: Any = None
         self._file: Any = None
 
@@ -57,15 +59,15 @@ class Landed(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while True:
+            if self._left <= 0:
+                return 0
             if self._file is None:
-                name = next(self._names, None)
-                if name is None:
-                    return 0
-                self._open = files.reader(name)
+                self._open = files.reader(next(self._names))
                 self._file = self._open.__enter__()
             block = self._file.read(len(buffer))
             if block:
                 buffer[: len(block)] = block
+                self._left -= len(block)
                 return len(block)
             self._done()
 
