@@ -247,7 +247,7 @@ async def _read_changes(connection: Connection, practice: _Practice, patients: d
         patient.roots |= {("Audit_PatientAudit", line.key) for key in own for line in patient.items.audits.get(key, ())}
     siblings = {key for patient in patients.values() for _, key in patient.roots or ()}
     await take("id", siblings - family, _ON_ONE_KEY)
-    await take("parent", siblings - family, (_AUDIT,))
+    await take("parent", siblings - family, (_OBSERVATION, _AUDIT))
 
 
 def _line(row: Any) -> Line:
@@ -310,6 +310,7 @@ async def _read_people(connection: Connection, practice: _Practice, patients: li
     by_guid = {patient.guid: patient for patient in patients if patient.wants_person and not patient.whole}
     if not by_guid:
         return
+    await known.need(connection, map(int, personal), ())
     rows = await connection.fetch(
         f"{_ROWS} WHERE practice = $1 AND patient = ANY($2::uuid[]) AND (kind = ANY($3) OR kind = $4 AND state = 0"
         f" AND split_part(row, E'\\x1f', {code + 1}) = ANY($5))",

@@ -22,6 +22,8 @@ LIVE, DELETED, CLEARED = 0, 1, 2
 SLOT, SESSION, SESSION_USER, PATIENT = (
     NUMBERS[name] for name in ("Appointment_Slot", "Appointment_Session", "Appointment_SessionUser", "Admin_Patient")
 )
+_OBSERVATION = NUMBERS["CareRecord_Observation"]
+_CODE = list(tables()["CareRecord_Observation"].columns).index("CodeId") + 1
 _LONGEST = 300.0
 
 
@@ -125,6 +127,21 @@ async def _load_rows(
             kind,
             timeout=_LONGEST,
         )
+        if kind == _OBSERVATION:
+            # One that was his ethnicity and is something else now is not told from what it is now.
+            await connection.execute(
+                f"""
+                INSERT INTO extract_change (batch, practice, patient, kind, id)
+                SELECT DISTINCT $1::int, r.practice, r.patient, $2::smallint, r.patient FROM latest
+                JOIN extract_row r USING (practice, patient, id)
+                WHERE r.kind = $3 AND NOT latest.deleted
+                  AND split_part(r.row, E'\\x1f', {_CODE}) <> split_part(latest.row, E'\\x1f', {_CODE})
+                """,  # noqa: S608 - our own column
+                number,
+                PATIENT,
+                kind,
+                timeout=_LONGEST,
+            )
     await connection.execute(
         """
         INSERT INTO extract_row AS r (practice, patient, kind, id, parent, batch, file, number, processing, state, row)

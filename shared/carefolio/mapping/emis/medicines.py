@@ -64,11 +64,13 @@ def drug(context: Context, line: Line, issues: list[Line]) -> Resource:
     period = {}
     if start := to.effective(context, line["EffectiveDate"], line["EffectiveDatePrecision"]):
         period["start"] = start
-    given = sorted(
+    given = [
         (when, issue)
         for issue in issues
         if (when := to.effective(context, issue["EffectiveDate"], issue["EffectiveDatePrecision"]))
-    ) if issues else []  # fmt: skip
+    ]
+    # Two of one day are the same to the dates; which is the last is told by the key alone.
+    given.sort(key=lambda each: (each[0], each[1].key))
     if not active and (end := _end(line, given)):
         period["end"] = max(end, start or end)
     if period:
