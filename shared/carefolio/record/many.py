@@ -165,10 +165,11 @@ def _line(row: Row, file: uuid.UUID, stamp: str) -> str:
     r"""A row as COPY's text has it: tabs between, \N for none, backslashes doubled. JSON has no bare control codes."""
     content = r"\N" if row.content is None else row.content.replace("\\", "\\\\")
     owners = ",".join(map(str, row.organisations))
-    # by_app: what a feed made is not made again from messages (record.rebuild).
+    # by_app: what a feed made is not made again from messages (record.rebuild). seq and source_time are of messages:
+    # the first one that comes is older than nothing.
     return (
         f"{row.id}\t{row.type}\t{row.version}\t{stamp}\t{row.patient_id or chr(92) + 'N'}\t{{{owners}}}\t{file}\t"
-        f"{row.place}\t0\t{stamp}\t\\\\x{row.digest.hex()}\t{content}\t{row.keys}\t{row.date_from or chr(92) + 'N'}\t"
+        f"{row.place}\t0\t{BEGINNING}\t\\\\x{row.digest.hex()}\t{content}\t{row.keys}\t{row.date_from or chr(92) + 'N'}\t"
         f"{row.date_to or chr(92) + 'N'}\t{row.label}\t{row.available_from or chr(92) + 'N'}\t"
         f"{_array(row.texts)}\t{row.ranges}\tt\n"
     )

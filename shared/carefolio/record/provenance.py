@@ -34,6 +34,15 @@ _ID = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,8})\Z")
 _ODS = "https://fhir.nhs.uk/Id/ods-organization-code"
 _OPERATION = "http://terminology.hl7.org/CodeSystem/v3-DataOperation"
 MESSAGE = f"{codes.BASE}/message"
+EXTRACT = f"{codes.BASE}/extract-file"
+_FILE = """
+    SELECT f.path, coalesce((
+        SELECT o.ods_code FROM organisation o
+        JOIN extract_practice p ON p.organisation_id = o.id AND p.agreement_id = b.agreement_id
+        WHERE o.id = ANY($2) LIMIT 1
+    ), '') AS ods_code
+    FROM extract_file f JOIN extract_batch b ON b.id = f.batch_id WHERE f.id = $1
+"""
 ELEMENT = f"{codes.BASE}/StructureDefinition/element-source"
 
 
@@ -71,7 +80,7 @@ async def _of(pool: Pool, reader: Reader, kind: str, number: uuid.UUID) -> list[
     """One Provenance for each version that an element of the present one came with, the newest first."""
     arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id]
     now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
-    columns = "version, message_id, place, content, patient_id"
+    columns = "version, message_id, place, content, patient_id, organisations"
     rows = await pool.fetch(
         f"""
         WITH found AS (
@@ -148,6 +157,11 @@ async def _provenance(
         "agent": [{"who": {"display": "an app"}}],
     }
     fields: dict[str, str] = {}
+    file = None
+    if message is None and row["message_id"] is not None:
+        file = await pool.fetchrow(_FILE, row["message_id"], row["organisations"])
+    if file is not None:
+        made["agent"] = [{"who": {"identifier": {"system": _ODS, "value": file["ods_code"]}}}]
     if message is not None:
         made["agent"] = [{"who": {"identifier": {"system": _ODS, "value": message["ods_code"]}}}]
         fields = await _fields(pool, message, kind, row["place"])
@@ -165,6 +179,10 @@ async def _provenance(
     if message is not None:
         shown = f"{message['message_type']} {message['control_id']}, {row['place'] or 'MSH'}"
         what = {"identifier": {"system": MESSAGE, "value": str(message["id"])}, "display": shown}
+    if file is not None:
+        # The row of the extract, by the name under which EMIS published its file.
+        shown = f"{row['place']}, {file['path'].rpartition('/')[2]}"
+        what = {"identifier": {"system": EXTRACT, "value": str(row["message_id"])}, "display": shown}
     return made | {"entity": [{"extension": said, "role": "source", "what": what}]}
 
 

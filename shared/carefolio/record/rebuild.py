@@ -27,6 +27,8 @@ from carefolio.record.sources import map_stored, source_of
 from carefolio.record.write import Origin, known, write
 
 _MOST_MESSAGES = 20_000
+# A Patient whom a practice feeds has its word in him, though a hospital may have written last.
+_OF_MESSAGES = "(NOT by_app AND NOT (type = 'Patient' AND id IN (SELECT record_id FROM extract_patient)))"
 
 
 class RebuildError(Exception):
@@ -78,8 +80,11 @@ async def rebuild(connection: Connection, patient: uuid.UUID) -> Rebuilt:
     made = Rebuilt(records)
     await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", records)
     made.before = await _stored(connection, records)
-    # What an app wrote is the app's word, not the messages'.
-    apps = await connection.fetch("SELECT id FROM resource WHERE patient_id = ANY($1) AND by_app", records)
+    # What an app or a practice's extract wrote is their word, not the messages'.
+    apps = await connection.fetch(
+        f"SELECT id FROM resource WHERE patient_id = ANY($1) AND NOT {_OF_MESSAGES}",  # noqa: S608 - ours
+        records,
+    )
     others = {row["id"] for row in apps}
     items = await _what_shaped(connection, records)
     made.messages = sum(1 for item in items if "raw" in item)
@@ -182,7 +187,10 @@ async def _what_shaped(connection: Connection, records: list[uuid.UUID]) -> list
 
 async def _wipe(connection: Connection, records: list[uuid.UUID], resources: list[uuid.UUID]) -> None:
     """Inside the trial only."""
-    await connection.execute("DELETE FROM resource WHERE patient_id = ANY($1) AND NOT by_app", records)
+    await connection.execute(
+        f"DELETE FROM resource WHERE patient_id = ANY($1) AND {_OF_MESSAGES}",  # noqa: S608 - ours
+        records,
+    )
     await connection.execute("DELETE FROM resource_history WHERE patient_id = ANY($1)", records)
     await connection.execute("DELETE FROM resource_alias WHERE id = ANY($1) OR target = ANY($1)", resources)
     await connection.execute(
@@ -214,10 +222,10 @@ async def _again(connection: Connection, item: dict[str, Any], made: Rebuilt) ->
 
 async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[uuid.UUID, Stored]:
     rows: list[asyncpg.Record] = await connection.fetch(
-        """
+        f"""
         SELECT id, type, patient_id, content, organisations, label, place, available_from, seq, source_time
-        FROM resource WHERE patient_id = ANY($1) AND NOT by_app
-        """,
+        FROM resource WHERE patient_id = ANY($1) AND {_OF_MESSAGES}
+        """,  # noqa: S608 - ours
         list(records),
     )
     return {
