@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import tempfile
 from dataclasses import asdict
@@ -179,8 +178,6 @@ def emis_load(
     """Load the batches in a folder (encrypted or plain files), here and now. Interrupted, it goes on where it was."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    # Rows become resources by the ten thousand, and none of them is garbage until its set is written.
-    gc.set_threshold(100_000, 20, 50)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, disable=as_json, transient=True) as bars:
         tasks: dict[tuple[str, str], Any] = {}

@@ -24,6 +24,9 @@ _COLUMNS = (
     "digest", "content", "keys", "date_from", "date_to", "label", "available_from", "texts", "ranges", "by_app",
 )  # fmt: skip
 _LISTED = ", ".join(_COLUMNS)
+_INCOMING = (  # our own columns
+    f"CREATE TEMP TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {_LISTED} FROM resource WITH NO DATA"  # noqa: S608
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,9 @@ async def write_many(connection: Connection, feed: Feed, rows: Sequence[tuple[Ro
 
 async def _change(connection: Connection, rows: Sequence[tuple[Row, uuid.UUID]], now: datetime) -> None:
     await connection.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {_LISTED} FROM resource WITH NO DATA"  # noqa: S608 - our own columns
+        # Our own columns.
+        f"CREATE TEMP TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {_LISTED} FROM resource"  # noqa: S608
+        " WITH NO DATA"
     )
     await _copy(connection, "incoming", rows, now)
     counted = await connection.fetchrow(
@@ -163,16 +168,18 @@ async def _copy(connection: Connection, table: str, rows: Sequence[tuple[Row, uu
 
 def _line(row: Row, file: uuid.UUID, stamp: str) -> str:
     r"""A row as COPY's text has it: tabs between, \N for none, backslashes doubled. JSON has no bare control codes."""
-    content = r"\N" if row.content is None else row.content.replace("\\", "\\\\")
-    owners = ",".join(map(str, row.organisations))
-    # by_app: what a feed made is not made again from messages (record.rebuild). seq and source_time are of messages:
+    content = _NONE if row.content is None else row.content.replace("\\", "\\\\")
+    # by_app: what a feed made is not made again from messages (record.rebuild). seq and source_time are of messages;
     # the first one that comes is older than nothing.
     return (
-        f"{row.id}\t{row.type}\t{row.version}\t{stamp}\t{row.patient_id or chr(92) + 'N'}\t{{{owners}}}\t{file}\t"
-        f"{row.place}\t0\t{BEGINNING}\t\\\\x{row.digest.hex()}\t{content}\t{row.keys}\t{row.date_from or chr(92) + 'N'}\t"
-        f"{row.date_to or chr(92) + 'N'}\t{row.label}\t{row.available_from or chr(92) + 'N'}\t"
-        f"{_array(row.texts)}\t{row.ranges}\tt\n"
+        f"{row.id}\t{row.type}\t{row.version}\t{stamp}\t{row.patient_id or _NONE}\t"
+        f"{{{','.join(map(str, row.organisations))}}}\t{file}\t{row.place}\t0\t{BEGINNING}\t"
+        f"\\\\x{row.digest.hex()}\t{content}\t{row.keys}\t{row.date_from or _NONE}\t{row.date_to or _NONE}\t"
+        f"{row.label}\t{row.available_from or _NONE}\t{_array(row.texts)}\t{row.ranges}\tt\n"
     )
+
+
+_NONE = r"\N"
 
 
 def _array(texts: str) -> str:

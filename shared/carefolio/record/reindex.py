@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Sequence
 
 import asyncpg
-import orjson
 
 from carefolio.cloud.database import Pool
 from carefolio.fhir import text
@@ -86,9 +85,9 @@ async def _index(pool: Pool, rows: Sequence[asyncpg.Record]) -> None:
         """,
         [number for number, _, _ in made],
         [version for _, version, _ in made],
-        ["{" + ",".join(map(str, indexed.keys)) + "}" for _, _, indexed in made],
+        [indexed.keys for _, _, indexed in made],
         [indexed.date_from for _, _, indexed in made],
         [indexed.date_to for _, _, indexed in made],
-        [orjson.dumps(indexed.texts).decode() for _, _, indexed in made],
+        [indexed.texts for _, _, indexed in made],
         [indexed.ranges for _, _, indexed in made],
     )

@@ -17,6 +17,7 @@ from carefolio.record import labels
 from carefolio.record.labels import GENERAL
 from carefolio.record.search_index import index
 
+_HEAD = frozenset({"resourceType", "id", "meta"})
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 
 
@@ -84,7 +85,7 @@ def make_row(
     Of its meta the profiles, tags, security labels and source stay. ``logical_id`` where the id is not the UUID.
     """
     kind = resource["resourceType"]
-    elements = {n: dumps(value) for n, value in resource.items() if n not in ("resourceType", "id", "meta")}
+    elements = {n: dumps(value) for n, value in resource.items() if n not in _HEAD}
     body = b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in elements.items()) + b"}"
     digest = digest_of(body + dumps(_lasting(resource.get("meta") or {})))
     if current is not None and current.live and (current.digest, current.organisations, current.label) == (
@@ -103,10 +104,10 @@ def make_row(
         organisations=organisations,
         label=label,
         place=place,
-        keys="{" + ",".join(map(str, indexed.keys)) + "}",
+        keys=indexed.keys,
         date_from=indexed.date_from,
         date_to=indexed.date_to,
-        texts=dumps(indexed.texts).decode(),
+        texts=indexed.texts,
         ranges=indexed.ranges,
         available_from=available_from,
     )

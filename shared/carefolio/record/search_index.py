@@ -46,10 +46,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Indexed(NamedTuple):
-    keys: list[int]
+    """``keys`` and ``ranges`` as PostgreSQL writes an array and a multirange, ``texts`` as a JSON list."""
+
+    keys: str
     date_from: datetime | None
     date_to: datetime | None
-    texts: list[str]
+    texts: str
     ranges: str
 
 
@@ -62,9 +64,9 @@ def index(resource: dict[str, Any], elements: dict[str, bytes] | None = None) ->
     kind = resource["resourceType"]
     if elements is None:
         elements = {name: dumps(value) for name, value in resource.items() if name not in _NOT_INDEXED}
-    keys: set[int] = set()
-    texts: set[str] = set()
-    ranges: set[str] = set()
+    keys: list[str] = []
+    texts: list[str] = []
+    ranges: list[str] = []
     main: DateRange | None = None
     for names, plan in _shaped(kind, tuple(elements), parameters.version()):
         if len(names) == 1:
@@ -81,30 +83,36 @@ def index(resource: dict[str, Any], elements: dict[str, bytes] | None = None) ->
             said = _said(kind, plan, resource, names)
             if called is not None and sum(map(len, called[1:])) <= _LONGEST_REMEMBERED:
                 _remembered.put(called, said)
-        keys.update(said.keys)
+        # What two of them say is there twice, which costs less than to see that it is.
+        if said.keys:
+            keys.append(said.keys)
         if said.texts:
-            texts.update(said.texts)
+            texts.append(said.texts)
         if said.ranges:
-            ranges.update(said.ranges)
+            ranges.append(said.ranges)
         main = main or said.main
-    _meta(resource, keys)
+    whole: set[int] = set()
+    if "meta" in resource:
+        _meta(resource, whole)
     if "text" in resource:
-        keys.update(key("_text", word) for word in words.of_narrative(resource))
+        whole.update(key("_text", word) for word in words.of_narrative(resource))
+    if whole:
+        keys.append(",".join(map(str, whole)))
     return Indexed(
-        sorted(keys),
+        "{" + ",".join(keys) + "}",
         main.start if main else None,
         main.end if main else None,
-        sorted(texts),
-        "{" + ",".join(sorted(ranges)) + "}",
+        "[" + ",".join(texts) + "]",
+        "{" + ",".join(ranges) + "}",
     )
 
 
 class _Said(NamedTuple):
-    """What some elements of a resource mean to search."""
+    """What some elements of a resource mean to search: as in ``Indexed``, without the brackets."""
 
-    keys: tuple[int, ...]
-    texts: tuple[str, ...]
-    ranges: tuple[str, ...]
+    keys: str
+    texts: str
+    ranges: str
     main: DateRange | None
 
 
@@ -163,7 +171,7 @@ def _said(kind: str, plan: _Plan, resource: dict[str, Any], names: tuple[str, ..
                 _index_value(code, parameter.kind, value, keys, ranges, texts)
     if len(names) == 1 and names[0] != "text":
         keys.update(key("_content", word) for word in words.of_content(of))
-    return _Said(tuple(keys), tuple(texts), tuple(ranges), main)
+    return _Said(",".join(map(str, keys)), dumps(list(dict.fromkeys(texts))).decode()[1:-1], ",".join(ranges), main)
 
 
 # A date, a time, a number: no word of it is asked for.
@@ -287,9 +295,12 @@ def _index_on_the_line(codes: list[str], kind: str, value: Any, keys: set[int], 
     """One value under several codes: where it lies is the same for all of them."""
     found = _of_date(value) if kind == "date" and isinstance(value, str) else _on_the_line(kind, value)
     for suffix, where, literal in found:
+        # A unit's numbers lie where the same numbers without it do; in base units they lie elsewhere.
+        has_places = not suffix or suffix[0] == "~"
         for code in codes:
             band = code + suffix
-            keys.update([key(f"{band}#", place) for place in where])
+            if has_places:
+                keys.update([key(f"{band}#", place) for place in where])
             ranges.add(literal(band))
 
 

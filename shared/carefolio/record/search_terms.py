@@ -343,7 +343,9 @@ def _in_band(name: str, code: str, kind: str, value: str, arguments: Arguments) 
         inside = _exactly(band, "eq", kind, asked, arguments)
         return f"(ranges && {_literal(band, Interval(low, high), arguments)} AND NOT {inside})"
     cover = date_cover(wanted) if kind == "date" else number_cover(wanted)
-    candidates = _keys(arguments, [key(f"{band}#", place) for place in cover])
+    # A unit's numbers lie where the same numbers without it do; in base units they lie elsewhere.
+    places = code if of is None else band
+    candidates = _keys(arguments, [key(f"{places}#", place) for place in cover])
     return f"({candidates} AND {_exactly(band, prefix, kind, wanted, arguments)})"
 
 
