@@ -425,7 +425,14 @@ def token_in(page: str) -> str:
     return page.split('name="form_token" value="')[1].split('"')[0]
 
 
-PARTS = {"doors": doors, "people": people, "parse": parse, "cold": cold, "fhir": fhir, "growth": grow}
+def extracts() -> None:
+    import bench_emis
+
+    with installation() as (_, environment, _):
+        bench_emis.measure(environment, row, int(os.environ.get("BENCH_PATIENTS", "400")))
+
+
+PARTS = {"doors": doors, "people": people, "parse": parse, "cold": cold, "fhir": fhir, "emis": extracts, "growth": grow}
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or [name for name in PARTS if name != "growth"]
