@@ -104,19 +104,20 @@ async def go_on(pool: Pool, agreement: Agreement, progress: Progress | None = No
                     await _tell(pool, agreement, progress)
 
         await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
-        failed = await pool.fetchrow(
-            """
-            SELECT stamp, reason FROM extract_batch WHERE agreement_id = $1 AND status = 'failed'
-            ORDER BY stamp LIMIT 1
-            """,
-            agreement.id,
-        )
-        if failed is not None:
-            raise ExtractError(f"batch {failed['stamp']}", failed["reason"])
         if not done[0]:
             # What is open is being done by others, or a crash came between the last step and the next stage.
             await asyncio.sleep(_PAUSE)
             await steps.advance(pool, agreement)
+    # The queue may have been faster, and failed.
+    failed = await pool.fetchrow(
+        """
+        SELECT stamp, reason FROM extract_batch WHERE agreement_id = $1 AND status = 'failed'
+        ORDER BY stamp LIMIT 1
+        """,
+        agreement.id,
+    )
+    if failed is not None:
+        raise ExtractError(f"batch {failed['stamp']}", failed["reason"])
 
 
 async def _tell(pool: Pool, agreement: Agreement, progress: Progress) -> None:

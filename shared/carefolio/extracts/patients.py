@@ -20,7 +20,7 @@ from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection
 from carefolio.cloud.telemetry import where
 from carefolio.cloud.topics import MESSAGE_STORED
-from carefolio.emis.chunks import NOBODY, NUMBERS
+from carefolio.emis.chunks import KEYS, NOBODY, NUMBERS
 from carefolio.extracts import practices
 from carefolio.extracts.agreements import REMOVE, Agreement
 from carefolio.extracts.coding import Coding, coding, needed
@@ -62,6 +62,7 @@ _DRUG, _ISSUE, _AUDIT, _SLOT = (
     NUMBERS[name]
     for name in ("Prescribing_DrugRecord", "Prescribing_IssueRecord", "Audit_PatientAudit", "Appointment_Slot")
 )
+_OBSERVATIONS = _NAMES[_OBSERVATION]
 _ON_ONE_KEY = (_OBSERVATION, _PROBLEM, _REFERRAL)
 _NOBODY = uuid.UUID(NOBODY)
 
@@ -191,63 +192,91 @@ async def _read(connection: Connection, practice: _Practice, patients: list[_Pat
 _ROWS = "SELECT patient::text, kind, id::text, parent::text, file, number, state, row FROM extract_row"
 
 
+# Of a patient, a row's GUID or its parent's.
+_Pair = tuple[str, str]
+
+
 async def _read_changes(connection: Connection, practice: _Practice, patients: dict[str, _Patient]) -> None:
     """What has changed, and what hangs together with it: parents, children, problems, issues, audits."""
-    numbers = list(patients)
     changes = await connection.fetch(
         """
         SELECT DISTINCT patient::text, kind, id::text FROM extract_change
         WHERE batch = $1 AND practice = $2 AND patient = ANY($3::uuid[])
         """,
-        practice.batch["number"], practice.number, numbers,
+        practice.batch["number"], practice.number, list(patients),
     )  # fmt: skip
     for row in changes:
         patients[row["patient"]].changed.add((row["kind"], row["id"]))
-    ids = {row["id"] for row in changes}
-    seen: set[tuple[str, int, str]] = set()
+    # Every row once, by (patient, kind, GUID), those that are gone too.
+    rows: dict[tuple[str, int, str], Any] = {}
 
-    async def take(condition: str, wanted: Iterable[str], kinds: Sequence[int]) -> list[Any]:
-        found = list(wanted)
-        if not found:
-            return []
-        rows = await connection.fetch(
-            f"{_ROWS} WHERE practice = $1 AND patient = ANY($2::uuid[]) AND {condition} = ANY($3::uuid[])"
-            " AND kind = ANY($4)",
-            practice.number, numbers, found, kinds,
-        )  # fmt: skip
-        for row in rows:
-            if (each := (row["patient"], row["kind"], row["id"])) not in seen:
-                seen.add(each)
-                _take(patients[row["patient"]], row)
-        return list(rows)
+    async def take(column: str, wanted: Iterable[_Pair], kinds: Sequence[int]) -> None:
+        pairs = list(wanted)
+        for row in await connection.fetch(
+            f"""
+            SELECT r.patient::text, r.kind, r.id::text, r.parent::text, r.file, r.number, r.state, r.row
+            FROM unnest($2::uuid[], $3::uuid[]) AS w (patient, {column})
+            JOIN extract_row r ON r.practice = $1 AND r.patient = w.patient AND r.{column} = w.{column}
+             AND r.kind = ANY($4)
+            """,  # noqa: S608 - one of two columns of ours
+            practice.number, [patient for patient, _ in pairs], [each for _, each in pairs], kinds,
+        ) if pairs else ():  # fmt: skip
+            rows.setdefault((row["patient"], row["kind"], row["id"]), row)
 
-    of_patient = [kind for kind in _NAMES if kind not in (NUMBERS[name] for name in practices.SHARED)]
-    rows = await take("id", ids, of_patient)
-    parents = {row["parent"] for row in rows if row["parent"] and row["kind"] in (_OBSERVATION, _ISSUE, _AUDIT)}
-    rows += await take("id", parents, of_patient)
-    family = ids | parents
-    children = await take("parent", family, (_OBSERVATION, _ISSUE, _AUDIT))
-    for patient in patients.values():
-        own = {key for kind, key in patient.changed} | {
-            line.parent
-            for table in ("CareRecord_Observation", "Prescribing_IssueRecord", "Audit_PatientAudit")
-            for line in patient.items.tables.get(table, {}).values()
-            if line.parent and (NUMBERS[table], line.key) in patient.changed
-        }
-        own |= {
-            row["parent"] for row in rows
-            if row["patient"] == patient.guid and row["parent"] and (row["kind"], row["id"]) in patient.changed
-        }  # fmt: skip
-        own |= {
-            row["id"] for row in children
-            if row["patient"] == patient.guid and row["kind"] == _OBSERVATION and row["parent"] in own
-        }  # fmt: skip
-        patient.roots = {(table, key) for table in CANDIDATES for key in own}
-        # What is told of an item goes with it.
-        patient.roots |= {("Audit_PatientAudit", line.key) for key in own for line in patient.items.audits.get(key, ())}
-    siblings = {key for patient in patients.values() for _, key in patient.roots or ()}
-    await take("id", siblings - family, _ON_ONE_KEY)
-    await take("parent", siblings - family, (_OBSERVATION, _AUDIT))
+    seen: set[_Pair] = {(row["patient"], row["id"]) for row in changes}
+    await take("id", seen, _OF_PATIENTS)
+    parents = {
+        (row["patient"], row["parent"]) for row in rows.values()
+        if row["parent"] and row["kind"] in (_OBSERVATION, _ISSUE, _AUDIT)
+    }  # fmt: skip
+    await take("id", parents - seen, _OF_PATIENTS)
+    seen |= parents
+    await take("parent", seen, (_OBSERVATION, _ISSUE, _AUDIT))
+    _note_roots(patients, rows)
+    siblings = {(patient.guid, key) for patient in patients.values() for _, key in patient.roots or ()} - seen
+    await take("id", siblings, _ON_ONE_KEY)
+    await take("parent", siblings, (_OBSERVATION, _AUDIT))
+    for row in rows.values():
+        _take(patients[row["patient"]], row)
+
+
+_OF_PATIENTS = [number for name, number in NUMBERS.items() if KEYS[name].patient]
+
+
+def _note_roots(patients: dict[str, _Patient], rows: dict[tuple[str, int, str], Any]) -> None:
+    """Which resources have to be made anew: of what changed, of what that is part of, and of its parts."""
+    roots: dict[str, set[tuple[str, str]]] = {
+        patient.guid: {(_root(kind), key) for kind, key in patient.changed} for patient in patients.values()
+    }
+    kinds: dict[_Pair, list[int]] = {}
+    for patient, kind, key in rows:
+        kinds.setdefault((patient, key), []).append(kind)
+    for (patient, kind, key), row in rows.items():
+        if row["parent"] and (kind, key) in patients[patient].changed:
+            if kind == _OBSERVATION:
+                roots[patient].add((_OBSERVATIONS, row["parent"]))
+            elif kind == _ISSUE:
+                roots[patient].add((_NAMES[_DRUG], row["parent"]))
+            elif kind == _AUDIT:
+                roots[patient] |= {(_root(of), row["parent"]) for of in kinds.get((patient, row["parent"]), ())}
+    children: dict[str, set[tuple[str, str]]] = {}
+    for (patient, kind, key), row in rows.items():
+        if kind == _OBSERVATION and row["parent"] and (_OBSERVATIONS, row["parent"]) in roots[patient]:
+            children.setdefault(patient, set()).add((_OBSERVATIONS, key))
+    for patient, found in children.items():
+        roots[patient] |= found
+    # What is told of an item goes with it.
+    items = {patient: {key for _, key in found} for patient, found in roots.items()}
+    for (patient, kind, key), row in rows.items():
+        if kind == _AUDIT and row["parent"] in items[patient]:
+            roots[patient].add((_NAMES[_AUDIT], key))
+    for guid, found in roots.items():
+        patients[guid].roots = {(table, key) for table, key in found if table in CANDIDATES}
+
+
+def _root(kind: int) -> str:
+    """The table whose rows' resources a row is part of."""
+    return _OBSERVATIONS if kind in _ON_ONE_KEY else _NAMES[kind]
 
 
 def _line(row: Any) -> Line:
@@ -509,8 +538,6 @@ async def _versions(
             for table, key in patient.roots or ():
                 for kind in CANDIDATES[table]:
                     candidates[number(kind, key)] = kind
-                if table == _NAMES[_OBSERVATION]:
-                    candidates[number("Condition", key)] = "Condition"
     wanted = {str(key) for key in made} | set(candidates)
     for found_key, found in (await there(connection, sorted(wanted))).items():
         known[found_key] = found

@@ -23,6 +23,7 @@ SLOT, SESSION, SESSION_USER, PATIENT = (
     NUMBERS[name] for name in ("Appointment_Slot", "Appointment_Session", "Appointment_SessionUser", "Admin_Patient")
 )
 _OBSERVATION = NUMBERS["CareRecord_Observation"]
+_DRUG, _ISSUE = NUMBERS["Prescribing_DrugRecord"], NUMBERS["Prescribing_IssueRecord"]
 _CODE = list(tables()["CareRecord_Observation"].columns).index("CodeId") + 1
 _LONGEST = 300.0
 
@@ -119,12 +120,14 @@ async def _load_rows(
             INSERT INTO extract_change (batch, practice, patient, kind, id)
             SELECT $1::int, practice, patient, $2::smallint, id FROM latest
             UNION
-            SELECT $1::int, r.practice, r.patient, $2::smallint, r.parent FROM latest
+            SELECT $1::int, r.practice, r.patient, $3::smallint, r.parent FROM latest
             JOIN extract_row r USING (practice, patient, id)
             WHERE r.kind = $2::smallint AND r.parent IS NOT NULL AND r.parent IS DISTINCT FROM latest.parent
             """,
             number,
             kind,
+            # An issue is part of a drug, an observation of another.
+            _DRUG if kind == _ISSUE else kind,
             timeout=_LONGEST,
         )
         if kind == _OBSERVATION:
