@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -252,6 +253,8 @@ class Hospital:
     http: aiohttp.ClientSession
     database: asyncpg.Pool
     token: str = ""
+    # When ``get`` asked for it: a token lives for ten minutes, and a suite on a slow machine longer.
+    asked_at: float = 0
 
     async def request(self, method: str, path: str, **options: Any) -> Reply:
         async with self.http.request(method, self.installation.url + path, **options) as answer:
@@ -300,7 +303,8 @@ class Hospital:
 
     async def get(self, path: str, **options: Any) -> Reply:
         """GET below /fhir/R4 with a token."""
-        self.token = self.token or await self.authorize()
+        if not self.token or (self.asked_at and time.monotonic() - self.asked_at > 240):
+            self.token, self.asked_at = await self.authorize(), time.monotonic()
         return await self.request(
             "GET", f"/fhir/R4/{path}", headers={"Authorization": f"Bearer {self.token}"}, **options
         )

@@ -72,8 +72,8 @@ def emis_check(
         raise typer.Exit(1)
 
 
-def _optional(file: Path | None) -> bytes:
-    return read_file(file).strip(b"\n") if file is not None else b""
+def _optional(file: Path | None) -> bytes | None:
+    return read_file(file).strip(b"\n") if file is not None else None
 
 
 @agreement_app.command("add")
@@ -107,13 +107,17 @@ def agreement_add(
     stale_hours: Annotated[int, typer.Option(help="Alert when no batch has come for so long.")] = 36,
     as_json: Json = False,
 ) -> None:
-    """Register an agreement, or change it. Its keys and passwords become secrets, and are not shown again."""
+    """Register an agreement, or change it.
+
+    Its keys and passwords become secrets, and are not shown again; those that are left out stay as they were.
+    """
     wanted = Wanted(
         name, read_uuid(guid, "an agreement"), host, port, tuple(host_key or ()), user, path,
         ssh_key=_optional(key), ssh_passphrase=_optional(key_passphrase_file), password=_optional(password_file),
-        decrypt_keys=[read_file(file) for file in decrypt_key or ()], passphrase=_optional(passphrase_file),
-        verify_keys=[read_file(file) for file in verify_key or ()], schedule=schedule,
-        practices=tuple(practice or ()), roll_off=roll_off, stale_hours=stale_hours,
+        decrypt_keys=[read_file(file) for file in decrypt_key] if decrypt_key else None,
+        passphrase=_optional(passphrase_file),
+        verify_keys=[read_file(file) for file in verify_key] if verify_key else None,
+        schedule=schedule, practices=tuple(practice or ()), roll_off=roll_off, stale_hours=stale_hours,
     )  # fmt: skip
     show(_shown(run(lambda pool: agreements.add(pool, wanted))), as_json)
 

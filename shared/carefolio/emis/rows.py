@@ -41,10 +41,12 @@ def read_header(table: Table, names: Sequence[str]) -> Header:
     for name in names:
         plain = name.strip().casefold()
         columns.append(known.get(plain) or known.get(aliases().get(plain, "").casefold()) or name.strip())
-    if twice := {name for name in columns if columns.count(name) > 1}:
-        raise ExtractError(table.name, f"the header has {', '.join(sorted(twice))} twice")
     if missing := table.required - set(columns):
         raise ExtractError(table.name, f"the header lacks {', '.join(sorted(missing))}")
+    if twice := {name for name in columns if columns.count(name) > 1}:
+        # Only our own names are told: what stands there may be anything.
+        named = sorted(twice & set(table.columns)) or ["a column that is not known"]
+        raise ExtractError(table.name, f"the header has {', '.join(named)} twice")
     extra = tuple(name for name in columns if name not in table.columns)
     return Header(table, tuple(columns), extra, tuple(name for name in table.columns if name not in columns))
 

@@ -62,7 +62,10 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An agreement as an operator registers it. Keys are armoured (OpenPGP) or OpenSSH's PEM (SSH)."""
+    """An agreement as an operator registers it. Keys are armoured (OpenPGP) or OpenSSH's PEM (SSH).
+
+    A key, password or passphrase that is None is left as it was agreed.
+    """
 
     name: str
     guid: uuid.UUID
@@ -71,12 +74,12 @@ class Wanted:
     host_keys: Sequence[str] = ()
     username: str = ""
     path: str = "."
-    ssh_key: bytes = b""
-    ssh_passphrase: bytes = b""
-    password: bytes = b""
-    decrypt_keys: Sequence[bytes] = ()
-    passphrase: bytes = b""
-    verify_keys: Sequence[bytes] = ()
+    ssh_key: bytes | None = None
+    ssh_passphrase: bytes | None = None
+    password: bytes | None = None
+    decrypt_keys: Sequence[bytes] | None = None
+    passphrase: bytes | None = None
+    verify_keys: Sequence[bytes] | None = None
     schedule: str = EVERY_TWO_HOURS
     practices: Sequence[str] = ()
     roll_off: str = KEEP
@@ -90,16 +93,28 @@ _SECRETS = ("ssh-key", "ssh-passphrase", "password", "decrypt-keys", "passphrase
 async def add(pool: Pool, wanted: Wanted) -> Agreement:
     """Register an agreement, or change the one of that name. Raises AgreementError."""
     signers = await asyncio.to_thread(_check, wanted)
+    known = await pool.fetchrow(
+        "SELECT name, guid FROM agreement WHERE name = $1 OR guid = $2", wanted.name, wanted.guid
+    )
+    if known is not None and known["name"] != wanted.name:
+        raise AgreementError("there is an agreement with this GUID under another name")
+    if known is not None and known["guid"] != wanted.guid:
+        raise AgreementError(f"{wanted.name} is an agreement with another GUID")
     contents = {
-        "ssh-key": wanted.ssh_key,
-        "ssh-passphrase": wanted.ssh_passphrase,
-        "password": wanted.password,
-        "decrypt-keys": b"\n".join(wanted.decrypt_keys),
+        # One takes the other's place.
+        "ssh-key": b"" if wanted.password else wanted.ssh_key,
+        "ssh-passphrase": b"" if wanted.password else wanted.ssh_passphrase,
+        "password": b"" if wanted.ssh_key else wanted.password,
+        "decrypt-keys": None if wanted.decrypt_keys is None else b"\n".join(wanted.decrypt_keys),
         "passphrase": wanted.passphrase,
-        "verify-keys": b"\n".join(wanted.verify_keys),
+        "verify-keys": None if wanted.verify_keys is None else b"\n".join(wanted.verify_keys),
     }
+    if known is None and wanted.host and not wanted.ssh_key and not wanted.password:
+        raise AgreementError("a user, and either an SSH key or a password, are needed")
     for kind, content in contents.items():
-        await asyncio.to_thread(secrets.store, _secret(wanted.name, kind), content or b"\n")
+        # What is left out stays as it was agreed; nobody can write again what is never shown.
+        if content is not None or known is None:
+            await asyncio.to_thread(secrets.store, _secret(wanted.name, kind), content or b"\n")
     try:
         row = await pool.fetchrow(
             """
@@ -109,14 +124,15 @@ async def add(pool: Pool, wanted: Wanted) -> Agreement:
             ON CONFLICT (name) DO UPDATE SET
                 host = excluded.host, port = excluded.port, host_keys = excluded.host_keys,
                 username = excluded.username, path = excluded.path, schedule = excluded.schedule,
-                practices = excluded.practices, signers = excluded.signers, roll_off = excluded.roll_off,
+                practices = excluded.practices,
+                signers = CASE WHEN $13 THEN excluded.signers ELSE agreement.signers END, roll_off = excluded.roll_off,
                 stale_hours = excluded.stale_hours, ended_at = NULL, trouble = NULL
             WHERE agreement.guid = excluded.guid
             RETURNING *
             """,
             wanted.name, wanted.guid, wanted.host, wanted.port, list(wanted.host_keys), wanted.username, wanted.path,
             wanted.schedule, [code.strip().upper() for code in wanted.practices], signers, wanted.roll_off,
-            wanted.stale_hours,
+            wanted.stale_hours, wanted.verify_keys is not None,
         )  # fmt: skip
     except asyncpg.UniqueViolationError:
         raise AgreementError("there is an agreement with this GUID under another name") from None
@@ -141,7 +157,7 @@ def _check(wanted: Wanted) -> list[str]:
             raise AgreementError("the server's host key is needed: without it anybody may be the server")
         for line in wanted.host_keys:
             _check_host_key(line)
-        if not wanted.username or bool(wanted.ssh_key) == bool(wanted.password):
+        if not wanted.username or (wanted.ssh_key and wanted.password):
             raise AgreementError("a user, and either an SSH key or a password, are needed")
         if wanted.ssh_key:
             _check_ssh_key(wanted)
@@ -158,9 +174,9 @@ def _check(wanted: Wanted) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="carefolio-keys-") as home:
         keyring = Keyring(Path(home))
         try:
-            for key in wanted.decrypt_keys:
+            for key in wanted.decrypt_keys or ():
                 keyring.add(key.decode())
-            return sorted({print_ for key in wanted.verify_keys for print_ in keyring.add(key.decode())})
+            return sorted({print_ for key in wanted.verify_keys or () for print_ in keyring.add(key.decode())})
         except (ExtractError, UnicodeDecodeError):
             raise AgreementError("a decryption or verification key is no armoured OpenPGP key") from None
 
@@ -178,7 +194,7 @@ def _check_ssh_key(wanted: Wanted) -> None:
     from carefolio.extracts.sftp import private_key
 
     try:
-        private_key(wanted.ssh_key, wanted.ssh_passphrase)
+        private_key(wanted.ssh_key or b"", wanted.ssh_passphrase or b"")
     except ValueError as error:
         raise AgreementError(str(error)) from None
 

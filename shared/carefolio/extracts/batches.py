@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,25 @@ async def note(
         by_stamp.setdefault(name.batch, []).append((path, name))
     sizes = {path: size for path, _, size in seen}
     last = await connection.fetchval(
-        "SELECT max(stamp) FROM extract_batch WHERE agreement_id = $1 AND status = 'loaded'", agreement.id
+        "SELECT max(stamp) FROM extract_batch WHERE agreement_id = $1 AND status IN ('loading', 'failed', 'loaded')",
+        agreement.id,
     )
     for stamp, names in sorted(by_stamp.items()):
         try:
             batch = batches(names, agreement.guid)[0]
         except ExtractError as error:
+            # It is there, so nothing after it may be loaded before it.
             told.append(str(error))
+            if last is None or stamp > last:
+                await connection.execute(
+                    """
+                    INSERT INTO extract_batch (agreement_id, stamp, kind, status, reason)
+                    VALUES ($1, $2, '', 'seen', $3) ON CONFLICT DO NOTHING
+                    """,
+                    agreement.id,
+                    stamp,
+                    str(error),
+                )
             continue
         known = await connection.fetchrow(
             "SELECT id, status FROM extract_batch WHERE agreement_id = $1 AND stamp = $2", agreement.id, stamp
@@ -50,7 +62,18 @@ async def note(
             told.append(f"batch {stamp} is older than the last one that was loaded")
             continue
         if known is not None and known["status"] != "seen":
+            late = await connection.fetchval(
+                "SELECT array_agg(t) FROM unnest($2::text[]) AS t WHERE NOT EXISTS ("
+                "SELECT FROM extract_file f WHERE f.batch_id = $1 AND f.table_name = t)",
+                known["id"], list(batch.files),
+            )  # fmt: skip
+            if late:
+                told.append(f"batch {stamp}: {', '.join(sorted(late))} came when it was loaded already")
             continue
+        if known is not None:
+            await connection.execute(
+                "UPDATE extract_batch SET kind = $2, reason = NULL WHERE id = $1", known["id"], batch.kind.value
+            )
         number = known["id"] if known else await connection.fetchval(
             "INSERT INTO extract_batch (agreement_id, stamp, kind, status) VALUES ($1, $2, $3, 'seen') RETURNING id",
             agreement.id, stamp, batch.kind.value,
@@ -83,11 +106,27 @@ async def fetched(pool: Pool, file: uuid.UUID, folder: str, size: int, sha256: b
     )
 
 
-async def complete(pool: Pool, agreement: Agreement, found: Sequence[Batch]) -> list[str]:
-    """Mark the batches that have landed whole, and have the next one loaded; returns their stamps."""
+async def complete(
+    pool: Pool, agreement: Agreement, found: Sequence[Batch], growing: Collection[str] = ()
+) -> list[str]:
+    """Mark the batches that have landed whole, and have the next one loaded; returns their stamps.
+
+    ``growing`` are those to which files are still being added.
+    """
     landed = []
+    # Three tables may lack; but not one that this agreement has ever brought.
+    usual = {
+        row["table_name"]
+        for row in await pool.fetch(
+            """
+            SELECT DISTINCT table_name FROM extract_file f JOIN extract_batch b ON b.id = f.batch_id
+            WHERE b.agreement_id = $1 AND b.status = 'loaded'
+            """,
+            agreement.id,
+        )
+    }
     for batch in found:
-        if not batch.is_whole:
+        if not batch.is_whole or not usual <= set(batch.files) or batch.id in growing:
             continue
         row = await pool.fetchrow(
             """
@@ -122,7 +161,12 @@ async def start_next(pool: Pool, agreement_id: int) -> uuid.UUID | None:
             return None
         number: uuid.UUID = row["id"]
         await connection.execute(
-            "UPDATE extract_batch SET status = 'loading', stage = 'decrypt', reason = NULL WHERE id = $1", number
+            # Its number says after what it is loaded, which need not be after what it was seen.
+            """
+            UPDATE extract_batch SET status = 'loading', stage = 'decrypt', reason = NULL, number = DEFAULT
+            WHERE id = $1
+            """,
+            number,
         )
         files = await connection.fetch("SELECT id FROM extract_file WHERE batch_id = $1", number)
         await add_steps(connection, number, "decrypt", [{"file": str(file["id"])} for file in files])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from carefolio.cloud.database import Connection
 from carefolio.emis.chunks import NUMBERS
@@ -13,6 +13,7 @@ from carefolio.extracts.rows import named
 from carefolio.mapping.emis import Code, Drug, code_of, column, drug_of
 from carefolio.mapping.emis.codes import ETHNICITY, MARITAL
 
+T = TypeVar("T")
 _MOST = 20_000
 _CLIMB = "conditions, operations and procedures"
 # Which columns of which tables are codes, and of which kind.
@@ -42,20 +43,39 @@ class Coding:
     drugs: OrderedDict[int, Drug] = field(default_factory=OrderedDict)
     _personal: frozenset[str] | None = None
 
-    async def need(self, connection: Connection, codes: Iterable[int], drugs: Iterable[int]) -> None:
-        """Know these, as far as there are any."""
-        wanted = [code for code in codes if code not in self.codes]
-        if wanted:
-            labels = await self._labels(connection, rows := await self._rows(connection, wanted, drug=False))
-            above = await self._above(connection, rows)
-            for number, row in rows.items():
-                self.codes[number] = code_of(row, above.get(number, ()), labels.get(row["SnomedCTConceptId"], ""))
-            _trim(self.codes)
-        wanted = [code for code in drugs if code not in self.drugs]
-        if wanted:
-            for number, row in (await self._rows(connection, wanted, drug=True)).items():
-                self.drugs[number] = drug_of(row)
-            _trim(self.drugs)
+    async def need(
+        self, connection: Connection, codes: set[int], drugs: set[int]
+    ) -> tuple[dict[int, Code], dict[int, Drug]]:
+        """These, as far as there are any; what others need meanwhile takes none of them away."""
+        return (
+            await self._need(self.codes, codes, lambda wanted: self._codes(connection, wanted)),
+            await self._need(self.drugs, drugs, lambda wanted: self._drugs(connection, wanted)),
+        )
+
+    async def _need(
+        self, known: OrderedDict[int, T], wanted: set[int], find: Callable[[list[int]], Awaitable[dict[int, T]]]
+    ) -> dict[int, T]:
+        found = {number: known[number] for number in wanted if number in known}
+        for number in found:
+            known.move_to_end(number)
+        if missing := sorted(wanted - set(found)):
+            new = await find(missing)
+            found |= new
+            known.update(new)
+            while len(known) > _MOST:
+                known.popitem(last=False)
+        return found
+
+    async def _codes(self, connection: Connection, wanted: list[int]) -> dict[int, Code]:
+        labels = await self._labels(connection, rows := await self._rows(connection, wanted, drug=False))
+        above = await self._above(connection, rows)
+        return {
+            number: code_of(row, above.get(number, ()), labels.get(row["SnomedCTConceptId"], ""))
+            for number, row in rows.items()
+        }
+
+    async def _drugs(self, connection: Connection, wanted: list[int]) -> dict[int, Drug]:
+        return {number: drug_of(row) for number, row in (await self._rows(connection, wanted, drug=True)).items()}
 
     async def personal(self, connection: Connection) -> frozenset[str]:
         """The CodeIds, as text, of ethnicity and marital status: observations that are part of the Patient."""
@@ -118,11 +138,6 @@ class Coding:
         for row in found:
             above.setdefault(row["start"], []).append(row["read"].strip())
         return above
-
-
-def _trim(known: OrderedDict[int, Any]) -> None:
-    while len(known) > _MOST:
-        known.popitem(last=False)
 
 
 def needed(rows: Iterable[tuple[int, Sequence[str]]]) -> tuple[set[int], set[int]]:

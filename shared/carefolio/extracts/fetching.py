@@ -71,6 +71,7 @@ async def _fetch(pool: Pool, agreement: Agreement, made: Fetched, look_again: fl
             again = {remote.path: remote for remote in await asyncio.to_thread(session.listed)}
         else:
             again = {remote.path: remote for remote, _ in seen}
+        first = {remote.path for remote, _ in seen}
         steady = {remote.path for remote, _ in seen if again.get(remote.path) == remote}
         for batch in found:
             for row in await batches.waiting(pool, agreement, batch.id):
@@ -78,7 +79,8 @@ async def _fetch(pool: Pool, agreement: Agreement, made: Fetched, look_again: fl
                     await _land(pool, agreement, session, row, batch.id, made)
     finally:
         await asyncio.to_thread(connected.__exit__, None, None, None)
-    made.batches = await batches.complete(pool, agreement, found)
+    growing = {name.batch for remote, name in _ours(list(again.values()), agreement) if remote.path not in first}
+    made.batches = await batches.complete(pool, agreement, found, growing)
 
 
 def _ours(listed: list[Remote], agreement: Agreement) -> list[tuple[Remote, FileName]]:

@@ -30,8 +30,10 @@ from carefolio.mapping import Entry, Mapped, PatientIdentifier
 from carefolio.mapping import codes as systems
 from carefolio.mapping.emis import (
     CANDIDATES,
+    Code,
     ColumnError,
     Context,
+    Drug,
     GpPatient,
     Items,
     Line,
@@ -45,11 +47,12 @@ from carefolio.mapping.emis import (
     merged_patient,
     without_emails,
 )
+from carefolio.mapping.emis.model import guid
 from carefolio.mapping.emis.patient import PATIENT_GUID
 from carefolio.record import matching
 from carefolio.record.ids import derived_text
 from carefolio.record.labels import GENERAL
-from carefolio.record.many import Feed, fed, there, write_many
+from carefolio.record.many import Feed, there, write_many
 from carefolio.record.matching import Held, Rejected
 from carefolio.record.rows import Known, Row, deletion, make_row, without_head
 
@@ -107,6 +110,15 @@ class _Patient:
     def wants_person(self) -> bool:
         return self.whole or any(kind in (PATIENT, _HISTORY) for kind, _ in self.changed)
 
+    def all_lines(self) -> Iterator[Line]:
+        """Every row that is mapped, and his own."""
+        yield from self.lines()
+        yield from self.history
+        for audits in self.items.audits.values():
+            yield from audits
+        if self.person is not None:
+            yield self.person
+
     def lines(self) -> Iterator[Line]:
         """Every row that was read, those that are gone too."""
         for by_key in self.items.tables.values():
@@ -126,13 +138,16 @@ async def apply_set(
     patients = await _patients(connection, practice, subject["patients"], whole=subject["whole"])
     await _read(connection, practice, patients)
     known_codes = coding(agreement.id, batch["number"])
-    await _need_codes(connection, known_codes, patients)
-    await _read_people(connection, practice, patients, known_codes)
+    codes, drugs = await _need_codes(connection, known_codes, patients)
+    codes |= await _read_people(connection, practice, patients, known_codes)
     # Whoever else writes into these records waits, or is waited for.
     records = sorted(patient.record for patient in patients if patient.record is not None)
     await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", records)
-    context = await practices.shared_context(connection, agreement, batch, practice.guid, practice.number, _no_number)
-    context.codes, context.drugs = known_codes.codes, known_codes.drugs
+    named = practices.people_in(line for patient in patients for line in patient.all_lines())
+    for users in (users for patient in patients[:1] for users in patient.items.session_users.values()):
+        named |= {guid(user) for user in users}
+    context = await practices.shared_context(connection, agreement, practice.guid, practice.number, _no_number, named)
+    context.codes, context.drugs = codes, drugs
     prepared: list[tuple[_Patient, list[Made], GpPatient | None]] = []
     for patient in patients:
         made = await _prepared(connection, practice, patient, context)
@@ -240,7 +255,8 @@ async def _read_changes(connection: Connection, practice: _Practice, patients: d
         _take(patients[row["patient"]], row)
 
 
-_OF_PATIENTS = [number for name, number in NUMBERS.items() if KEYS[name].patient]
+# His own row and history are read whole, where they are read.
+_OF_PATIENTS = [number for name, number in NUMBERS.items() if KEYS[name].patient and number not in (PATIENT, _HISTORY)]
 
 
 def _note_roots(patients: dict[str, _Patient], rows: dict[tuple[str, int, str], Any]) -> None:
@@ -270,8 +286,8 @@ def _note_roots(patients: dict[str, _Patient], rows: dict[tuple[str, int, str], 
     for (patient, kind, key), row in rows.items():
         if kind == _AUDIT and row["parent"] in items[patient]:
             roots[patient].add((_NAMES[_AUDIT], key))
-    for guid, found in roots.items():
-        patients[guid].roots = {(table, key) for table, key in found if table in CANDIDATES}
+    for patient, found in roots.items():
+        patients[patient].roots = {(table, key) for table, key in found if table in CANDIDATES}
 
 
 def _root(kind: int) -> str:
@@ -319,13 +335,20 @@ async def _read_sessions(connection: Connection, practice: _Practice, patients: 
         patient.items.sessions, patient.items.session_users = sessions, users
 
 
-async def _need_codes(connection: Connection, known: Coding, patients: list[_Patient]) -> None:
+async def _need_codes(
+    connection: Connection, known: Coding, patients: list[_Patient]
+) -> tuple[dict[int, Code], dict[int, Drug]]:
     lines = (line for patient in patients for line in patient.lines())
-    await known.need(connection, *needed((NUMBERS[line.table], line.values) for line in lines))
+    return await known.need(connection, *needed((NUMBERS[line.table], line.values) for line in lines))
 
 
-async def _read_people(connection: Connection, practice: _Practice, patients: list[_Patient], known: Coding) -> None:
-    """What a patient says of himself: his own row, his history, and the observations of ethnicity and marriage."""
+async def _read_people(
+    connection: Connection, practice: _Practice, patients: list[_Patient], known: Coding
+) -> dict[int, Code]:
+    """What a patient says of himself: his own row, his history, and the observations of ethnicity and marriage.
+
+    Returns the codes of these.
+    """
     code = column("CareRecord_Observation", "CodeId")
     personal = await known.personal(connection)
     for patient in patients:
@@ -338,8 +361,8 @@ async def _read_people(connection: Connection, practice: _Practice, patients: li
             patient.changed.add((PATIENT, patient.guid))
     by_guid = {patient.guid: patient for patient in patients if patient.wants_person and not patient.whole}
     if not by_guid:
-        return
-    await known.need(connection, map(int, personal), ())
+        return {}
+    codes, _ = await known.need(connection, set(map(int, personal)), set())
     rows = await connection.fetch(
         f"{_ROWS} WHERE practice = $1 AND patient = ANY($2::uuid[]) AND (kind = ANY($3) OR kind = $4 AND state = 0"
         f" AND split_part(row, E'\\x1f', {code + 1}) = ANY($5))",
@@ -351,6 +374,7 @@ async def _read_people(connection: Connection, practice: _Practice, patients: li
             patient.about_himself.append(_line(row))
         else:
             _take(patient, row)
+    return codes
 
 
 async def _prepared(
@@ -447,6 +471,11 @@ async def _identified(connection: Connection, practice: _Practice, patient: _Pat
         number = patient.record or found.patient
         if patient.record is not None and patient.record not in (found.patient, *found.others):
             raise Held("the NHS number is on another record than the one that the practice's patient has")
+        if await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM extract_patient WHERE practice = $1 AND record_id = $2 AND status = 'loaded'"
+            " AND patient <> $3::text::uuid)", practice.number, number, patient.guid,
+        ):  # fmt: skip
+            raise Held("the practice has this person twice: the other registration has to end first")
         current = await connection.fetchrow("SELECT content, organisations FROM resource WHERE id = $1", number)
         if current is not None:
             first = practice.organisation not in current["organisations"]
@@ -510,9 +539,16 @@ async def _ended(
         return None
     practice.counts["ended"] += 1
     patient.ending = True
-    # As a whole, of whom nothing is left; or nothing of whom is touched.
-    patient.whole = practice.agreement.roll_off == REMOVE
-    patient.roots = None if patient.whole else set()
+    patient.whole, patient.roots = False, set()
+    if practice.agreement.roll_off == REMOVE:
+        rows = await connection.fetch(
+            f"{_ROWS} WHERE practice = $1 AND patient = $2::uuid AND kind <> ALL($3)",
+            practice.number, patient.guid, (PATIENT, _HISTORY),
+        )  # fmt: skip
+        patient.items = Items()
+        for row in rows:
+            _take(patient, row)
+        patient.roots = _touched(patient)
     return [], None
 
 
@@ -524,20 +560,19 @@ async def _versions(
     known: dict[uuid.UUID, Known] = {}
     types: dict[uuid.UUID, str] = {}
     candidates: dict[str, str] = {}
+    held: set[str] = set()
     for patient, of_patient, _ in prepared:
         number = _numbers(practice, patient)
         for each in of_patient:
             made[uuid.UUID(number(each.type, each.key))] = (patient, each)
-        if patient.whole:
-            assert patient.record is not None
-            if not patient.is_first:
-                stored = await fed(connection, patient.record, practice.organisation)
-                for stored_key, (kind, found) in stored.items():
-                    known[stored_key], types[stored_key] = found, kind
-        else:
-            for table, key in patient.roots or ():
+        if not patient.is_first:
+            for table, key in _touched(patient) if patient.whole else patient.roots or ():
                 for kind in CANDIDATES[table]:
                     candidates[number(kind, key)] = kind
+        for line, _, _ in patient.parked:
+            if line is not None:
+                # What cannot be said anew stays as it was said, until it can.
+                held |= {number(kind, line.key) for kind in CANDIDATES.get(line.table, ())}
     wanted = {str(key) for key in made} | set(candidates)
     for found_key, found in (await there(connection, sorted(wanted))).items():
         known[found_key] = found
@@ -553,7 +588,7 @@ async def _versions(
             rows.append((row, source))
     for number_of, kind in types.items():
         current = known[number_of]
-        if number_of not in made and current.live and kind not in ("EpisodeOfCare", "Patient"):
+        if number_of not in made and current.live and str(number_of) not in held:
             rows.append((deletion(number_of, kind, current), latest))
     rows += await _people(connection, practice, prepared, sources, set(made), latest)
     return rows
@@ -675,6 +710,15 @@ async def _note(connection: Connection, practice: _Practice, patients: list[_Pat
         """,
         [(practice.number, *each) for each in parked],
     )
+
+
+def _touched(patient: _Patient) -> set[tuple[str, str]]:
+    """All that a patient's rows, those that are gone too, can ever have become: (table, key)."""
+    lines = list(patient.lines())
+    found = {(_root(NUMBERS[line.table]), line.key) for line in lines}
+    found |= {(_OBSERVATIONS, line.parent) for line in lines if line.parent and line.table == _OBSERVATIONS}
+    found |= {(_NAMES[_AUDIT], line.key) for audits in patient.items.audits.values() for line in audits}
+    return {(table, key) for table, key in found if table in CANDIDATES}
 
 
 def _row(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from carefolio.cloud.database import Connection
 from carefolio.emis.batches import Sharing, alerts
 from carefolio.emis.chunks import NOBODY, NUMBERS
+from carefolio.emis.tables import tables
 from carefolio.extracts.agreements import Agreement
-from carefolio.extracts.coding import coding
 from carefolio.extracts.rows import values_of
 from carefolio.mapping.emis import ColumnError, Context, Line, Made, location, organisation, people, schedule
+from carefolio.mapping.emis.model import guid as as_guid
 from carefolio.record.ids import derived_text
 from carefolio.record.many import Feed, there, write_many
 from carefolio.record.rows import deletion, make_row
@@ -112,29 +114,51 @@ async def loaded(connection: Connection, agreement: Agreement) -> dict[str, Any]
 
 
 async def shared_context(
-    connection: Connection, agreement: Agreement, batch: Any, practice: str, number: int, own: Callable[[str, str], str]
-) -> Context:
-    """What rules need for the rows of a practice."""
+    connection: Connection, agreement: Agreement, practice: str, number: int, own: Callable[[str, str], str],
+    people_named: set[str],
+) -> Context:  # fmt: skip
+    """What rows need for the rows of a practice, which name these people (UserInRoleGuids)."""
     users = await connection.fetch(
-        "SELECT id::text FROM extract_row WHERE practice = $1 AND patient = $2 AND kind = $3",
+        """
+        SELECT r.id::text, CASE WHEN r.practice = $1 THEN '' ELSE p.guid::text END AS practice FROM extract_row r
+        JOIN extract_practice p ON p.number = r.practice
+        WHERE r.practice IN (SELECT q.number FROM extract_practice q WHERE q.agreement_id = $2) AND r.patient = $3
+          AND r.kind = $4 AND r.id = ANY($5::text[]::uuid[]) ORDER BY practice DESC
+        """,
         number,
+        agreement.id,
         _NOBODY,
         NUMBERS["Admin_UserInRole"],
+        sorted(people_named),
     )
-    known, about = {row["id"] for row in users}, str(agreement.guid)
+    # A GUID is one user within a practice; whom the practice does not know is another's.
+    scopes = {row["id"]: row["practice"] or practice for row in users}
+    about = str(agreement.guid)
 
     def shared(kind: str, key: str) -> str:
-        return derived_text(kind, about, "emis", scope_of(kind, key, practice, known), key)
+        if kind == "Schedule":
+            scope = practice
+        elif kind in ("Practitioner", "PractitionerRole"):
+            scope = scopes.get(key, practice)
+        else:
+            scope = ""
+        return derived_text(kind, about, "emis", scope, key)
 
-    known_codes = coding(agreement.id, batch["number"])
-    return Context(practice, own, shared, known_codes.codes, known_codes.drugs)
+    return Context(practice, own, shared, {}, {})
 
 
-def scope_of(kind: str, key: str, practice: str, users: set[str]) -> str:
-    """Within what a GUID is one thing: the practice for its sessions and people, else the agreement."""
-    if kind == "Schedule" or (kind in ("Practitioner", "PractitionerRole") and key in users):
-        return practice
-    return ""
+def people_in(lines: Iterable[Line]) -> set[str]:
+    """The UserInRoleGuids that rows name, as far as they are GUIDs."""
+    found: set[str] = set()
+    for line in lines:
+        for at in _people_columns(line.table):
+            found.add(line.values[at])
+    return {text[1:37].lower() if text[:1] == "{" else text.lower() for text in found if len(text) in (36, 38)}
+
+
+@lru_cache(maxsize=50)
+def _people_columns(table: str) -> tuple[int, ...]:
+    return tuple(at for at, name in enumerate(tables()[table].columns) if name.endswith("UserInRoleGuid"))
 
 
 async def write_shared(
@@ -158,8 +182,10 @@ async def write_shared(
         """,
         number, _NOBODY, kind, ids,
     )  # fmt: skip
-    context = await shared_context(connection, agreement, batch, str(practice["guid"]), number, _no_patient)
     links = await _links(connection, agreement, kind, ids)
+    named = {row["key"] for row in rows} if table == "Admin_UserInRole" else set()
+    named |= {as_guid(user) for users in links.values() for user in users} if table == "Appointment_Session" else set()
+    context = await shared_context(connection, agreement, str(practice["guid"]), number, _no_patient, named)
     made: list[Made] = []
     gone: list[tuple[str, str]] = []
     parked = 0

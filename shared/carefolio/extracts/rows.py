@@ -94,19 +94,21 @@ async def _load_rows(
         """
     )
     await _copy(connection, "loading", _COLUMNS, subject["piece"])
-    # A deletion may come without its practice: then it is meant where the row is.
+    # A deletion may come without its practice (a slot's without its patient): then it is meant where the row is.
     await connection.execute(
         """
         INSERT INTO latest (practice, patient, id, parent, number, processing, deleted, row)
-        SELECT DISTINCT ON (practice, l.patient, l.id) coalesce(p.number, r.practice, nobody.number) AS practice,
-               l.patient, l.id, nullif(l.parent, $3), l.number, l.processing, l.deleted, l.row
+        SELECT DISTINCT ON (practice, patient, l.id) coalesce(p.number, r.practice, nobody.number) AS practice,
+               CASE WHEN l.patient = $3 THEN coalesce(r.patient, l.patient) ELSE l.patient END AS patient,
+               l.id, nullif(l.parent, $3), l.number, l.processing, l.deleted, l.row
         FROM loading l
         JOIN extract_practice nobody ON nobody.agreement_id = $1 AND nobody.guid = $3
         LEFT JOIN extract_practice p ON p.agreement_id = $1 AND p.guid = l.practice AND p.organisation_id IS NOT NULL
         LEFT JOIN extract_row r ON p.number IS NULL AND l.deleted AND r.practice = ANY(ARRAY(
-            SELECT q.number FROM extract_practice q WHERE q.agreement_id = $1
-        )) AND r.patient = l.patient AND r.kind = $2 AND r.id = l.id
-        ORDER BY practice, l.patient, l.id, l.processing DESC, l.number DESC
+            SELECT q.number FROM extract_practice q WHERE q.agreement_id = $1 AND q.organisation_id IS NOT NULL
+            AND q.activated AND NOT q.disabled AND NOT q.deleted
+        )) AND (r.patient = l.patient OR $2 = 9 AND l.patient = $3) AND r.kind = $2 AND r.id = l.id
+        ORDER BY practice, patient, l.id, l.processing DESC, l.number DESC
         """,
         agreement.id,
         kind,
@@ -185,6 +187,18 @@ async def settle(connection: Connection, batch: Any, agreement: Agreement, pract
         number,
         agreement.id,
         practices,
+        timeout=_LONGEST,
+    )
+    # A patient who is parked is tried again every night.
+    await connection.execute(
+        """
+        INSERT INTO extract_change (batch, practice, patient, kind, id)
+        SELECT $1::int, practice, patient, $3::smallint, patient FROM extract_patient
+        WHERE practice = ANY($2) AND status = 'parked'
+        """,
+        number,
+        practices,
+        PATIENT,
         timeout=_LONGEST,
     )
     return told

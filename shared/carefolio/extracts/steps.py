@@ -63,23 +63,47 @@ async def run(pool: Pool, number: uuid.UUID, *, delivered: bool = True) -> bool:
                 return False
         except RETRIED:
             return False
-        except UNAVAILABLE:
+        except UNAVAILABLE as error:
+            # A file or a secret that is not there does not come back with the database.
+            if isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError)):
+                return await _failed(pool, step, batch, agreement, error)
             raise
         except ExtractError as error:
             await fail(pool, batch, agreement, step["stage"], str(error))
             return True
         except Exception as error:
-            tries = await pool.fetchval(
-                "UPDATE extract_step SET attempts = attempts + 1 WHERE id = $1 RETURNING attempts", number
-            )
-            log(Event.EXTRACT_FAILED, agreement=agreement.name, batch=batch["stamp"], stage=step["stage"],
-                error=type(error).__name__, where=where(error))  # fmt: skip
-            if tries < _TRIES:
-                return False
-            await fail(pool, batch, agreement, step["stage"], f"{type(error).__name__} at {where(error)}")
-            return True
-    await _advance(pool, batch["id"], agreement)
+            return await _failed(pool, step, batch, agreement, error)
+    await _go_on(pool, batch, agreement)
     return True
+
+
+async def _failed(pool: Pool, step: Any, batch: dict[str, Any], agreement: Agreement, error: Exception) -> bool:
+    """A fault of ours: tried a few times, then the batch stops; False where it is to be tried again."""
+    place = where(error)
+    tries = await pool.fetchval(
+        "UPDATE extract_step SET attempts = attempts + 1 WHERE id = $1 RETURNING attempts", step["id"]
+    )
+    log(Event.EXTRACT_FAILED, agreement=agreement.name, batch=batch["stamp"], stage=step["stage"],
+        error=type(error).__name__, where=place)  # fmt: skip
+    if tries is not None and tries < _TRIES:
+        return False
+    await fail(pool, batch, agreement, step["stage"], f"{type(error).__name__} at {place}")
+    return True
+
+
+async def _go_on(pool: Pool, batch: dict[str, Any], agreement: Agreement) -> None:
+    """Begin the next stage where this one is done; what cannot be begun stops the batch."""
+    try:
+        await _advance(pool, batch["id"], agreement)
+    except (*RETRIED, *UNAVAILABLE):
+        raise
+    except ExtractError as error:
+        await fail(pool, batch, agreement, batch["stage"] or "", str(error))
+    except Exception as error:
+        place = where(error)
+        log(Event.EXTRACT_FAILED, agreement=agreement.name, batch=batch["stamp"], stage=batch["stage"],
+            error=type(error).__name__, where=place)  # fmt: skip
+        await fail(pool, batch, agreement, batch["stage"] or "", f"{type(error).__name__} at {place}")
 
 
 async def _batch(pool: Pool | Connection, number: uuid.UUID) -> dict[str, Any]:
@@ -199,11 +223,18 @@ async def retry(pool: Pool, agreement: Agreement, stamp: str, *, again: bool = F
 
 async def sweep(pool: Pool) -> int:
     """Publish the open steps of batches that are being loaded once more, where the queue has lost them."""
-    found = await pool.fetch("SELECT * FROM extract_batch WHERE status = 'loading'")
     published = 0
-    for batch in found:
+    for known in await agreements.all_of_them(pool):
+        await batches.start_next(pool, known.id)
+    for row in await pool.fetch(
+        "SELECT agreement_id, stamp FROM extract_batch WHERE loaded_at > now() - interval '2 days'"
+    ):
+        # Where a crash came between the end and the tidying.
+        await asyncio.to_thread(_forget_files, row["agreement_id"], row["stamp"])
+    for row in await pool.fetch("SELECT * FROM extract_batch WHERE status = 'loading'"):
+        batch = dict(row)
         agreement = await agreements.by_id(pool, batch["agreement_id"])
-        await _advance(pool, batch["id"], agreement)
+        await _go_on(pool, batch, agreement)
         published += await pool.fetchval(
             """
             WITH lost AS (
@@ -235,7 +266,7 @@ async def advance(pool: Pool, agreement: Agreement) -> None:
         "SELECT id FROM extract_batch WHERE agreement_id = $1 AND status = 'loading'", agreement.id
     )
     if number is not None:
-        await _advance(pool, number, agreement)
+        await _go_on(pool, await _batch(pool, number), agreement)
 
 
 async def open_steps(pool: Pool, agreement_id: int) -> list[uuid.UUID]:

@@ -54,24 +54,6 @@ async def there(connection: Connection, numbers: Sequence[str]) -> dict[uuid.UUI
     return {row["id"]: _known(row) for row in rows}
 
 
-async def fed(
-    connection: Connection, patient: uuid.UUID, organisation: uuid.UUID
-) -> dict[uuid.UUID, tuple[str, Known]]:
-    """All live resources that an organisation's feed has made in a record: id -> (type, what is known)."""
-    rows = await connection.fetch(
-        """
-        SELECT id, type, version, true AS live, patient_id, digest, seq, source_time, organisations, label,
-               available_from
-        FROM resource
-        WHERE patient_id = $1 AND organisations @> ARRAY[$2::uuid] AND type <> 'Patient'
-          AND message_id IN (SELECT id FROM extract_file)
-        """,
-        patient,
-        organisation,
-    )
-    return {row["id"]: (row["type"], _known(row)) for row in rows}
-
-
 def _known(row: Mapping[str, object]) -> Known:
     given = dict(row)
     given.pop("type", None)

@@ -107,12 +107,12 @@ def map_items(
             except (ValueError, OverflowError):
                 failed.append((line, ColumnError("?", "a value that is none of its column's")))
                 continue
-            for each in of_line:
-                if each.line.is_confidential:
+            for audit in items.audits.get(key, ()) if items.audits else ():
+                of_line += _audited(context, audit, of_line)
+            if line.is_confidential:
+                for each in of_line:
                     each.resource["meta"] = {"security": [_CONFIDENTIAL]}
             made += of_line
-            for audit in items.audits.get(key, ()) if items.audits else ():
-                made += _audited(context, audit, of_line)
     if roots is None or OBSERVATION in wanted:
         made += _orphaned_pressures(context, items, None if roots is None else wanted[OBSERVATION])
     return made, failed
@@ -227,6 +227,9 @@ def _is_paired(context: Context, items: Items, line: Line) -> bool:
 
 
 def _panel(context: Context, resource: Resource, pressures: dict[str, Line]) -> None:
+    if any(half.is_confidential for half in pressures.values()):
+        # What they say stands in the panel now.
+        resource["meta"] = {"security": [_CONFIDENTIAL]}
     code = resource["code"]
     resource["code"] = code | {"coding": [*code.get("coding", []), _PANEL]}
     resource["category"] = [clinical.CATEGORIES["vital-signs"]]
@@ -263,8 +266,6 @@ def _orphaned_pressures(context: Context, items: Items, wanted: Iterable[str] | 
             _panel(context, resource, pressures)
         except (ColumnError, UnknownCodeError):
             continue
-        if any(half.is_confidential for half in pressures.values()):
-            resource["meta"] = {"security": [_CONFIDENTIAL]}
         yield Made("Observation", parent, resource, line, context.code(line["CodeId"]).label)
 
 
@@ -345,6 +346,7 @@ def _slot(context: Context, items: Items, line: Line) -> Iterator[Made]:
 
 def _audited(context: Context, audit: Line, of: list[Made]) -> Iterator[Made]:
     """Who did something to an item, and when: Provenance of what the item became."""
+    of = [each for each in of if each.type != "Provenance"]
     if not of or not audit["ModifiedDate"].strip():
         return
     mode = audit["ModeType"].strip()
