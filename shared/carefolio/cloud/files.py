@@ -21,7 +21,8 @@ _BLOCK = 4 * 1024 * 1024
 def _place(url: str) -> tuple[Any, str]:
     import fsspec
 
-    filesystem, root = fsspec.core.url_to_fs(url)
+    # Other instances write too: what was listed a moment ago is no answer.
+    filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return filesystem, root.rstrip("/")
 
 

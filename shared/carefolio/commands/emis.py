@@ -174,12 +174,15 @@ def emis_fetch(
 
 @emis_app.command("load")
 def emis_load(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     agreement: Annotated[str, typer.Option(metavar="NAME")],
+    folder: Annotated[Path | None, typer.Argument(exists=True, file_okay=False)] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes at work.")] = os.cpu_count() or 1,
     as_json: Json = False,
 ) -> None:
-    """Load the batches in a folder (encrypted or plain files), here and now. Interrupted, it goes on where it was."""
+    """Load the batches in a folder (encrypted or plain files), here and now; without a folder, what has been fetched.
+
+    Interrupted, it goes on where it was.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -194,7 +197,10 @@ def emis_load(
 
         async def work(pool: Pool) -> dict[str, Any]:
             known = await agreements.find(pool, agreement)
-            loaded = await loading.load_folder(pool, known, folder, workers=workers, progress=told)
+            if folder is None:
+                loaded = await loading.load_fetched(pool, known, workers=workers, progress=told)
+            else:
+                loaded = await loading.load_folder(pool, known, folder, workers=workers, progress=told)
             overview = await status.overview(pool, known, batches_shown=max(1, len(loaded)))
             return {"loaded": loaded, "batches": overview["batches"] if loaded else [], "parked": overview["parked"]}
 

@@ -45,6 +45,19 @@ async def load_folder(
     return landed
 
 
+async def load_fetched(
+    pool: Pool, agreement: Agreement, *, workers: int = 1, progress: Progress | None = None
+) -> list[str]:
+    """Load what has been fetched and is not loaded yet; returns the stamps. Raises ExtractError."""
+    waiting = await pool.fetch(
+        "SELECT stamp FROM extract_batch WHERE agreement_id = $1 AND status IN ('landed', 'loading') ORDER BY stamp",
+        agreement.id,
+    )
+    await batches.start_next(pool, agreement.id)
+    await load(pool, agreement, workers=workers, progress=progress)
+    return [row["stamp"] for row in waiting]
+
+
 async def load(pool: Pool, agreement: Agreement, *, workers: int = 1, progress: Progress | None = None) -> None:
     """Load what has landed of an agreement, with so many processes. Raises ExtractError for a batch that failed."""
     others = [

@@ -1,0 +1,139 @@
+"""What runs in Google's control planes alone, by their published interfaces: Secret Manager and Cloud Scheduler."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import NotFound
+from google.cloud import scheduler_v1
+
+from carefolio.cloud import files, schedule, secrets
+from carefolio.cloud.settings import settings
+
+
+@pytest.fixture
+def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in {
+        "GOOGLE_CLOUD_PROJECT": "carefolio-test", "REGION": "europe-west2", "PUSH_SERVICE_ACCOUNT": "clock@x.iam",
+        "PUSH_AUDIENCE": "https://internal", "FUNCTION_URL": "https://{function}.example.org",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    yield
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def manager(project: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[bytes]]]:
+    """Secret Manager's REST interface: create, addVersion, access (v1 reference)."""
+    kept: dict[str, list[bytes]] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, code: int, body: dict[str, Any]) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.headers["Authorization"] == "Bearer token"
+            path, _, query = self.path.partition("?")
+            if query.startswith("secretId="):
+                name = query.removeprefix("secretId=")
+                assert body == {"replication": {"automatic": {}}}
+                self.answer(409 if name in kept else 200, {"name": name})
+                kept.setdefault(name, [])
+            else:
+                name = path.removesuffix(":addVersion").rpartition("/")[2]
+                kept[name].append(base64.b64decode(body["payload"]["data"]))
+                self.answer(200, {})
+
+        def do_GET(self) -> None:
+            name = self.path.split("/")[-3]
+            if not self.path.endswith("/versions/latest:access") or name not in kept:
+                self.answer(404, {})
+                return
+            self.answer(200, {"payload": {"data": base64.b64encode(kept[name][-1]).decode()}})
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(secrets, "_MANAGER", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setattr(secrets, "_token", lambda: "token")
+    yield kept
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_operators_secret_goes_to_secret_manager(manager: dict[str, list[bytes]]) -> None:
+    with pytest.raises(secrets.MissingSecretError):
+        secrets.fetch("emis-north-password")
+    secrets.store("emis-north-password", b"one")
+    secrets.store("emis-north-password", b"two\n")
+    assert manager == {"emis-north-password": [b"one", b"two\n"]}
+    assert secrets.fetch("emis-north-password") == b"two\n"
+
+
+def test_each_agreement_has_a_job_with_the_clock(project: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, scheduler_v1.Job] = {}
+
+    class Client:
+        """The methods of CloudSchedulerClient that are called, with their published arguments."""
+
+        @staticmethod
+        def common_location_path(project: str, location: str) -> str:
+            return f"projects/{project}/locations/{location}"
+
+        def update_job(self, *, job: scheduler_v1.Job) -> scheduler_v1.Job:
+            if job.name not in kept:
+                raise NotFound("no such job")
+            kept[job.name] = job
+            return job
+
+        def create_job(self, *, parent: str, job: scheduler_v1.Job) -> scheduler_v1.Job:
+            assert parent == "projects/carefolio-test/locations/europe-west2"
+            kept[job.name] = job
+            return job
+
+        def delete_job(self, *, name: str) -> None:
+            if kept.pop(name, None) is None:
+                raise NotFound("no such job")
+
+    monkeypatch.setattr("google.cloud.scheduler_v1.CloudSchedulerClient", Client)
+    for line in ("0 */2 * * *", "30 1 * * *"):
+        schedule.keep("emis-fetch-north", line, "emis_fetch", "/emis_fetch", {"agreement": "north"})
+    [job] = kept.values()
+    assert job.name == "projects/carefolio-test/locations/europe-west2/jobs/emis-fetch-north"
+    assert (job.schedule, job.time_zone) == ("30 1 * * *", "Europe/London")
+    assert job.http_target.uri == "https://emis_fetch.example.org/emis_fetch"
+    assert json.loads(job.http_target.body) == {"agreement": "north"}
+    assert job.http_target.oidc_token.service_account_email == "clock@x.iam"
+    schedule.drop("emis-fetch-north")
+    schedule.drop("emis-fetch-north")
+    assert not kept
+
+
+def test_files_are_whatever_the_url_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FILES_URL", "memory://bucket")
+    settings.cache_clear()
+    try:
+        with files.writer("a/b") as file:
+            file.write(b"whole")
+        assert files.exists("a/b")
+        with files.reader("a/b") as file:
+            assert file.read() == b"whole"
+        files.remove("a")
+        files.remove("a")
+        assert not files.exists("a/b")
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
