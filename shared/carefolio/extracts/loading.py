@@ -78,7 +78,7 @@ def _spare_the_collector() -> None:
     """Rows become resources by the ten thousand, and none of them is garbage before its set is written."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(200_000, 50, 100)
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _work(name: str) -> None:

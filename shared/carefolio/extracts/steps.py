@@ -28,7 +28,7 @@ from carefolio.extracts.rows import parsed
 from carefolio.record.write import RETRIED
 
 STAGES = ("decrypt", "rows", "settle", "shared", "patients", "finish")
-_ROWS_PER_SET = 4000
+_ROWS_PER_SET = 1500
 _MOST_PATIENTS = 500
 _SHARED_PER_SET = 2000
 _TRIES = 5

@@ -82,7 +82,8 @@ def index(resource: dict[str, Any], elements: dict[str, bytes] | None = None) ->
         if said is None:
             said = _said(kind, plan, resource, names)
             if called is not None and sum(map(len, called[1:])) <= _LONGEST_REMEMBERED:
-                _remembered.put(called, said)
+                # orjson's bytes hold four times the room that they need.
+                _remembered.put((called[0], *[memoryview(each).tobytes() for each in called[1:]]), said)
         # What two of them say is there twice, which costs less than to see that it is.
         if said.keys:
             keys.append(said.keys)
@@ -138,7 +139,7 @@ class _Memory:
 
 _NOT_INDEXED = frozenset({"resourceType", "id", "meta"})
 _LONGEST_REMEMBERED = 1000
-_remembered = _Memory(100_000)
+_remembered = _Memory(20_000)
 
 
 class _Plan(NamedTuple):
