@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from carefolio.emis.errors import ExtractError
 from carefolio.emis.rows import Row, Rows
-from carefolio.emis.tables import Table, tables
+from carefolio.emis.tables import Table
 
 SEPARATOR = "\x1f"
 ROWS = 10_000
@@ -199,11 +199,3 @@ def _escaped(values: str, columns: int) -> str:
     if "\n" in values or "\r" in values or "\t" in values:
         values = values.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
     return values
-
-
-def table_of(number: int) -> Table:
-    """The table with this number."""
-    return tables()[_NAMES[number]]
-
-
-_NAMES = {number: name for name, number in NUMBERS.items()}

@@ -13,12 +13,11 @@ from typing import Any
 
 from carefolio.cloud import files
 from carefolio.cloud.database import Connection
-from carefolio.emis.chunks import CODING, KEYS, NOBODY, NUMBERS, SEPARATOR
+from carefolio.emis.chunks import CODING, NOBODY, NUMBERS, SEPARATOR
 from carefolio.emis.tables import tables
 from carefolio.extracts.agreements import Agreement
 
-# A practice whose re-bulk lacks a whole table has lost the table, not the rows.
-LIVE, DELETED, CLEARED = 0, 1, 2
+DELETED, CLEARED = 1, 2
 SLOT, SESSION, SESSION_USER, PATIENT = (
     NUMBERS[name] for name in ("Appointment_Slot", "Appointment_Session", "Appointment_SessionUser", "Admin_Patient")
 )
@@ -321,11 +320,6 @@ def values_of(row: str) -> list[str]:
 def named(table: str, row: str) -> dict[str, str]:
     """The values of a stored row by their columns."""
     return dict(zip(tables()[table].columns, values_of(row), strict=True))
-
-
-def is_of_a_patient(table: str) -> bool:
-    """Whether a table's rows are of a patient."""
-    return table in KEYS and bool(KEYS[table].patient)
 
 
 def parsed(text: Any) -> Any:
