@@ -50,6 +50,7 @@ class Agreement:
     signers: tuple[str, ...]
     roll_off: str
     stale_hours: int
+    tried_at: datetime
     fetched_at: datetime | None
     trouble: str | None
     ended_at: datetime | None
@@ -218,13 +219,11 @@ async def all_of_them(pool: Pool) -> list[Agreement]:
 
 
 async def due(pool: Pool) -> list[Agreement]:
-    """The agreements whose schedule has come up since they were fetched last, or that never were."""
+    """The agreements whose schedule has come up since the last try, or since they were registered."""
     return [
         agreement
         for agreement in await all_of_them(pool)
-        if agreement.host
-        and agreement.ended_at is None
-        and (agreement.fetched_at is None or schedule.is_due(agreement.schedule, agreement.fetched_at))
+        if agreement.host and agreement.ended_at is None and schedule.is_due(agreement.schedule, agreement.tried_at)
     ]
 
 

@@ -37,6 +37,7 @@ async def fetch(pool: Pool, agreement: Agreement, *, look_again: float = LOOK_AG
         if not await guard.fetchval("SELECT pg_try_advisory_lock($1, $2)", _LOCK, agreement.id):
             made.busy = True
             return made
+        await pool.execute("UPDATE agreement SET tried_at = now() WHERE id = $1", agreement.id)
         try:
             await _fetch(pool, agreement, made, look_again)
         except FetchError as error:

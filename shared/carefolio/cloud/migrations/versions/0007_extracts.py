@@ -23,6 +23,7 @@ STATEMENTS = (
         roll_off text NOT NULL CHECK (roll_off IN ('keep', 'remove')),
         stale_hours int NOT NULL,
         created_at timestamptz NOT NULL DEFAULT now(),
+        tried_at timestamptz NOT NULL DEFAULT now(),
         fetched_at timestamptz,
         trouble text,
         ended_at timestamptz
