@@ -23,6 +23,7 @@ ROWS = 10_000
 _MOST_BYTES = 24 * 1024 * 1024
 _MOST_BAD = 10_000
 _GUID = re.compile(r"\{?([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\}?\Z")
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1e\x7f\ufffe\uffff]")
 NOBODY = str(uuid.UUID(int=0))
 CODING = ("Coding_ClinicalCode", "Coding_DrugCode")
 
@@ -150,7 +151,7 @@ class _Lines:
         processing = row[self._processing].strip()
         if processing and (not processing.isascii() or not processing.isdigit() or len(processing) > 18):
             raise ValueError("column ProcessingId: not a whole number")
-        values = _escaped(SEPARATOR.join(row), len(row))
+        values = _escaped(row)
         line = (
             f"{practice or NOBODY}\t{patient}\t{key}\t{parent or NOBODY}\t{number}\t{processing or 0}\t"
             f"{'t' if deleted else 'f'}\t{values}\n"
@@ -185,15 +186,16 @@ def _coding_line(row: Row, number: int) -> tuple[str, bool, str]:
     code = row[0].strip()
     if not code.lstrip("-").isdigit() or not code.isascii() or len(code) > 19 or not -(2**63) <= int(code) < 2**63:
         raise ValueError("column CodeId: not a whole number")
-    return "", False, f"{code}\t{_escaped(SEPARATOR.join(row), len(row))}\n"
+    return "", False, f"{code}\t{_escaped(row)}\n"
 
 
-def _escaped(values: str, columns: int) -> str:
-    """As COPY's text wants it. Raises ValueError for what no text may hold."""
-    if "\x00" in values:
-        raise ValueError("a NUL byte, which no text has")
-    if values.count(SEPARATOR) != columns - 1:
-        raise ValueError("a unit separator inside a value")
+def _escaped(row: Row) -> str:
+    """As COPY's text wants it. What no text of FHIR may hold (R4, string) becomes U+FFFD, or the line break it was."""
+    values = SEPARATOR.join(row)
+    if values.count(SEPARATOR) != len(row) - 1:
+        values = SEPARATOR.join(value.replace(SEPARATOR, "\ufffd") for value in row)
+    if _NO_TEXT.search(values):
+        values = _NO_TEXT.sub("\ufffd", values.replace("\x0b", "\n").replace("\x0c", "\n"))
     if "\\" in values:
         values = values.replace("\\", "\\\\")
     if "\n" in values or "\r" in values or "\t" in values:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from zoneinfo import ZoneInfo
 
 _LONDON = ZoneInfo("Europe/London")
+_RAILWAY_TIME = 1848
 _GUID = re.compile(r"\{?([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\}?\Z")
 _TRUE, _FALSE = frozenset(("true", "1")), frozenset(("false", "0", ""))
 
@@ -90,4 +91,6 @@ def _effective(day_text: str, precision: str, time_text: str) -> str:
     clock = time.fromisoformat(time_text.strip()) if time_text.strip() else whole.time()
     if kind is Precision.DAY or (not time_text.strip() and clock == time.min):
         return whole.date().isoformat()
-    return datetime.combine(whole.date(), clock, _LONDON).isoformat()
+    # Before railway time London's own was 75 seconds behind: an offset that no instant can have.
+    zone = _LONDON if whole.year >= _RAILWAY_TIME else UTC
+    return datetime.combine(whole.date(), clock, zone).isoformat()

@@ -23,23 +23,21 @@ _ORGANISATION = compiled(
     ("CDB", "identifier[]", lambda _, value: {"system": _CDB, "value": value.strip()}),
     ("OrganisationName", "name", to.text),
     ("OrganisationType", "type[]", to.plain_concept),
-    ("OpenDate", "extension[]", lambda _, value: _lasting("start", value)),
-    ("CloseDate", "extension[]", lambda _, value: _lasting("end", value)),
 )
 
 
-def _lasting(end: str, value: str) -> dict[str, Any]:
-    found = values.day(value)
-    return {"url": f"{BASE}open", "valuePeriod": {end: found.isoformat() if found else None}}
+def _days(line: Line, first: str, last: str) -> dict[str, str]:
+    """Two columns with days as a Period, empty for none. Raises ValueError."""
+    days = (values.day(line[column]) for column in (first, last))
+    return to.period(*(found.isoformat() if found else "" for found in days))
 
 
 def organisation(context: Context, line: Line) -> Made:
     """Organization; it may be its own parent, which says nothing."""
     made: Resource = {"resourceType": "Organization"}
     fill(made, line.values, _ORGANISATION, context)
-    periods = [each["valuePeriod"] for each in made.get("extension", [])]
-    if len(periods) == 2:
-        made["extension"] = [{"url": f"{BASE}open", "valuePeriod": periods[0] | periods[1]}]
+    if lasted := _days(line, "OpenDate", "CloseDate"):
+        made["extension"] = [{"url": f"{BASE}open", "valuePeriod": lasted}]
     made["active"] = not line["CloseDate"].strip()
     for column in ("ParentOrganisationGuid", "CCGOrganisationGuid"):
         above = line[column].strip()
@@ -106,12 +104,7 @@ def people(context: Context, line: Line) -> list[Made]:
     if code or words:
         coded = {"coding": [{"system": _JOB, "code": code} | ({"display": words} if words else {})]} if code else {}
         role["code"] = [coded | ({"text": words} if words else {})]
-    period = {
-        end: found.isoformat()
-        for end, column in (("start", "ContractStartDate"), ("end", "ContractEndDate"))
-        if (found := values.day(line[column]))
-    }
-    if period:
+    if period := _days(line, "ContractStartDate", "ContractEndDate"):
         role["period"] = period
     return [Made("Practitioner", line.key, who, line), Made("PractitionerRole", line.key, role, line)]
 
@@ -133,11 +126,10 @@ def schedule(context: Context, line: Line, users: Sequence[str]) -> Made:
     if place := line["LocationGuid"].strip():
         actors.append(context.shared("Location", place))
     made["actor"] = actors or [context.shared("Organization", context.practice)]
-    period = {}
-    if line["StartDate"].strip():
-        period["start"] = to.at("StartDate", line["StartDate"], line["StartTime"])
-    if line["EndDate"].strip():
-        period["end"] = to.at("EndDate", line["EndDate"], line["EndTime"])
-    if period:
-        made["planningHorizon"] = period
+    start, end = (
+        to.at(f"{which}Date", line[f"{which}Date"], line[f"{which}Time"]) if line[f"{which}Date"].strip() else ""
+        for which in ("Start", "End")
+    )
+    if horizon := to.period(start, end):
+        made["planningHorizon"] = horizon
     return Made("Schedule", line.key, made, line)

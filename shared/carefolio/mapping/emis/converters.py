@@ -36,13 +36,13 @@ def moment(_: Context, day: str, time: str = "") -> str:
 
 def instant(_: Context, day: str, time: str = "") -> str:
     """A day and time as an instant: midnight where no time is known."""
-    return _effective(day, "YMDT", time or "00:00:00")
+    return _effective(day, "YMDT", time.strip() or "00:00:00")
 
 
 def at(column: str, day_text: str, time: str) -> str:
     """An instant that has to be there. Raises ColumnError."""
     try:
-        return _effective(day_text, "YMDT", time or "00:00:00")
+        return _effective(day_text, "YMDT", time.strip() or "00:00:00")
     except ValueError:
         raise ColumnError(column, "no date and time") from None
 
@@ -50,6 +50,13 @@ def at(column: str, day_text: str, time: str) -> str:
 def later(start: str, minutes: int) -> str:
     """An instant so many minutes after another."""
     return (datetime.fromisoformat(start).astimezone(UTC) + timedelta(minutes=minutes)).astimezone(LONDON).isoformat()
+
+
+def period(start: str, end: str) -> dict[str, str]:
+    """Two days, or two instants, as a Period: what ends before it starts has an end alone (R4 per-1)."""
+    if start and end and datetime.fromisoformat(end) < datetime.fromisoformat(start):
+        start = ""
+    return {name: value for name, value in (("start", start), ("end", end)) if value}
 
 
 def day(_: Context, text: str) -> str | None:

@@ -176,7 +176,7 @@ def fill(resource: Resource, row: Sequence[str], plan: Plan, context: Context) -
     """Add to a resource what the rules make of a row. Raises ColumnError and UnknownCodeError."""
     for first, more, element, many, convert, name in plan:
         value = row[first]
-        if not value:
+        if not value or value.isspace():
             continue
         try:
             made = convert(context, value, *[row[at] for at in more])

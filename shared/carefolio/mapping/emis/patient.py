@@ -141,12 +141,16 @@ def _address(line: Line, *, temporary: bool) -> dict[str, Any]:
 
 def _general_practitioners(context: Context, line: Line) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if usual := line["UsualGpUserInRoleGuid"].strip():
-        found.append(context.shared("Practitioner", usual))
+    if line["UsualGpUserInRoleGuid"].strip():
+        found.append(_shared(context, "Practitioner", line, "UsualGpUserInRoleGuid"))
     elif external := line["ExternalUsualGP"].strip():
         found.append({"display": external})
     if elsewhere := line["ExternalUsualGPOrganisation"].strip():
-        found.append(context.shared("Organization", elsewhere))
+        try:
+            found.append(context.shared("Organization", elsewhere))
+        except ValueError:
+            # A GUID by EMIS's lists; what is none parks nobody, and is shown as it stands.
+            found.append({"display": elsewhere})
     else:
         found.append(context.shared("Organization", context.practice))
     return found
@@ -190,8 +194,8 @@ def _episode(context: Context, line: Line, kind: str, registered: str, history: 
         period["end"] = max(ended, registered)
     if period:
         made["period"] = period
-    if usual := line["UsualGpUserInRoleGuid"].strip():
-        made["careManager"] = context.shared("Practitioner", usual)
+    if line["UsualGpUserInRoleGuid"].strip():
+        made["careManager"] = _shared(context, "Practitioner", line, "UsualGpUserInRoleGuid")
     said = sorted(
         (row["HistoryDate"], row["HistoryTime"], row.key, row) for row in history if row["HistoryDate"].strip()
     )
@@ -217,6 +221,13 @@ def _is_end(status: str) -> bool:
     return any(
         word in status.casefold() for word in ("deduct", "death", "left", "removed", "deactivat", "internal transfer")
     )
+
+
+def _shared(context: Context, kind: str, line: Line, column: str) -> dict[str, str]:
+    try:
+        return context.shared(kind, line[column])
+    except ValueError as error:
+        raise ColumnError(column, str(error)) from None
 
 
 def _truth(line: Line, column: str) -> bool:

@@ -99,16 +99,11 @@ def map_items(
             line = lines.get(key)
             if line is None:
                 continue
-            try:
-                of_line = list(map_line(context, items, line))
-            except (ColumnError, UnknownCodeError) as error:
-                failed.append((line, error))
-                continue
-            except (ValueError, OverflowError):
-                failed.append((line, ColumnError("?", "a value that is none of its column's")))
+            of_line = _tried(line, map_line(context, items, line), failed)
+            if not of_line:
                 continue
             for audit in items.audits.get(key, ()) if items.audits else ():
-                of_line += _audited(context, audit, of_line)
+                of_line += _tried(audit, _audited(context, audit, of_line), failed)
             if line.is_confidential:
                 for each in of_line:
                     each.resource["meta"] = {"security": [_CONFIDENTIAL]}
@@ -116,6 +111,17 @@ def map_items(
     if roots is None or OBSERVATION in wanted:
         made += _orphaned_pressures(context, items, None if roots is None else wanted[OBSERVATION])
     return made, failed
+
+
+def _tried(line: Line, making: Iterable[Made], failed: list[Failure]) -> list[Made]:
+    """What is made of a row; nothing, and a failure more, where it cannot be mapped."""
+    try:
+        return list(making)
+    except (ColumnError, UnknownCodeError) as error:
+        failed.append((line, error))
+    except (ValueError, OverflowError):
+        failed.append((line, ColumnError("?", "a value that is none of its column's")))
+    return []
 
 
 def _by_table(roots: Iterable[tuple[str, str]]) -> dict[str, dict[str, None]]:
