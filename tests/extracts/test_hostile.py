@@ -204,3 +204,19 @@ async def test_a_change_keeps_the_keys_and_a_refused_one_changes_nothing(pool: a
     with pytest.raises(AgreementError):
         await agreements.add(pool, dataclasses.replace(first, guid=other.guid, passphrase=b"new"))
     assert secrets.fetch("emis-keeps-keys-passphrase") == b"old"
+
+
+async def test_an_extract_does_not_write_as_somebody_else(practice: Practice) -> None:
+    await practice.pool.execute("INSERT INTO organisation (ods_code, name) VALUES ($1, 'A hospital')", practice.ods)
+    patient = practice.patient()
+    told = (await practice.load("bulk"))["alerts"]
+    assert await practice.record(patient) is None
+    assert any(practice.ods in line and "--practice" in line for line in told), told
+    # An operator says that it is the practice.
+    assert practice.agreement is not None
+    wanted = Wanted(practice.name, practice.guid, practices=[practice.ods])
+    practice.agreement = await agreements.add(practice.pool, wanted)
+    practice.base()
+    practice.patient()
+    await practice.load("bulk")
+    assert await practice.record(patient) is not None

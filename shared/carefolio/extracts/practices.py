@@ -69,6 +69,9 @@ async def know(
         )  # fmt: skip
         if flags.is_loaded and not code:
             told.append(f"practice {guid} has no ODS code: its rows wait")
+        elif flags.is_loaded and owner is None and _is_allowed(agreement, code):
+            told.append(f"practice {guid} has the ODS code of {code}, an organisation that no extract has loaded: "
+                        "its rows wait until the agreement names it (--practice)")  # fmt: skip
     # A practice that has vanished is frozen as it stands.
     await connection.execute(
         """
@@ -83,18 +86,29 @@ async def know(
 
 
 async def _organisation(connection: Connection, agreement: Agreement, code: str, name: str) -> uuid.UUID | None:
-    """The organisation of a practice whose rows may be loaded; None where the agreement does not allow it."""
-    if not code or (agreement.practices and code not in agreement.practices):
+    """The organisation of a practice whose rows may be loaded; None where the agreement does not allow it.
+
+    A file must not write as a hospital by claiming its code: whoever was here before is loaded where an operator has
+    named him.
+    """
+    if not code or not _is_allowed(agreement, code):
         return None
-    found: uuid.UUID = await connection.fetchval(
+    await connection.execute(
+        "INSERT INTO organisation (ods_code, name) VALUES ($1, $2) ON CONFLICT DO NOTHING", code, name or code
+    )
+    found: uuid.UUID | None = await connection.fetchval(
         """
-        INSERT INTO organisation (ods_code, name) VALUES ($1, $2)
-        ON CONFLICT (ods_code) DO UPDATE SET ods_code = excluded.ods_code RETURNING id
+        SELECT id FROM organisation o WHERE ods_code = $1
+        AND ($2 OR created_at = now() OR EXISTS (SELECT FROM extract_practice p WHERE p.organisation_id = o.id))
         """,
         code,
-        name or code,
+        code in agreement.practices,
     )
     return found
+
+
+def _is_allowed(agreement: Agreement, code: str) -> bool:
+    return not agreement.practices or code in agreement.practices
 
 
 async def loaded(connection: Connection, agreement: Agreement) -> dict[str, Any]:
