@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from carefolio.cloud import files
+from carefolio.cloud.settings import settings
 from carefolio.emis.errors import ExtractError
 from carefolio.extracts import agreements, fetching, landing, loading, sftp, status, steps
 from carefolio.extracts.agreements import Agreement, AgreementError, Wanted
@@ -296,3 +299,55 @@ async def test_agreements_are_checked(pool: asyncpg.Pool) -> None:
     assert made.name not in [each.name for each in await agreements.due(pool)]
     await agreements.end(pool, "checked")
     assert "checked" not in [each.name for each in await agreements.due(pool)]
+
+
+async def test_a_rotated_key_and_a_passphrase(
+    extract: Practice, root: Path, keys: tuple[Path, extract_demo.Keys, extract_demo.Keys]
+) -> None:
+    home, ours, theirs = keys
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback", "--passphrase", "right"]
+    subprocess.run([*gpg, "--quick-gen-key", "locked@example.org", "default", "default", "never"], check=True)
+    locked = subprocess.run([*gpg, "--armor", "--export-secret-keys", "locked@example.org"], check=True,
+                            capture_output=True).stdout  # fmt: skip
+    for number, file in enumerate(sorted(root.rglob("*.csv"))):
+        # Half of them by the key that is on its way out.
+        recipient = "locked@example.org" if number % 2 else ours.fingerprint
+        extract_demo.encrypter(home, recipient, theirs.fingerprint)(file)
+        file.unlink()
+    wanted = Wanted(extract.name, extract.guid, decrypt_keys=[ours.private.encode(), locked], passphrase=b"wrong",
+                    verify_keys=[theirs.public.encode()])  # fmt: skip
+    extract.agreement = agreement = await agreements.add(extract.pool, wanted)
+    with pytest.raises(ExtractError, match="the passphrase is wrong"):
+        await loading.load_folder(extract.pool, agreement, root)
+    [batch] = (await status.overview(extract.pool, agreement))["batches"]
+    await agreements.add(extract.pool, dataclasses.replace(wanted, decrypt_keys=None, passphrase=b"right"))
+    await steps.retry(extract.pool, agreement, batch["stamp"], again=False)
+    await loading.load_fetched(extract.pool, agreement)
+    [batch] = (await status.overview(extract.pool, agreement))["batches"]
+    assert batch["status"] == "loaded"
+
+
+async def test_a_full_disk(
+    extract: Practice, root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path_factory.mktemp("small")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user mounts nothing")
+    try:
+        here = dataclasses.replace(settings(), files_url=str(small))
+        monkeypatch.setattr(files, "settings", lambda: here)
+        extract.agreement = agreement = await agreements.add(extract.pool, Wanted(extract.name, extract.guid))
+        with pytest.raises((ExtractError, OSError), match="No space left"):
+            await loading.load_folder(extract.pool, agreement, root)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        for batch in (await status.overview(extract.pool, agreement))["batches"]:
+            if batch["status"] == "failed":
+                await steps.retry(extract.pool, agreement, batch["stamp"], again=False)
+        await loading.load_folder(extract.pool, agreement, root)
+        [batch] = (await status.overview(extract.pool, agreement))["batches"]
+        assert batch["status"] == "loaded"
+        left = list(small.rglob("*.part"))
+        assert not left
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

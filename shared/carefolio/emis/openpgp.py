@@ -82,6 +82,8 @@ def _reason(status: str, said: str) -> str:
     for mark, reason in (
         ("NO_SECKEY", "none of our keys opens it"),
         ("BAD_PASSPHRASE", "the passphrase is wrong"),
+        # As gpg-agent says it: GPG_ERR_BAD_PASSPHRASE (11) of its own source (4 << 24).
+        ("pkdecrypt_failed 67108875", "the passphrase is wrong"),
         ("MISSING_PASSPHRASE", "the key wants a passphrase"),
         ("BADMDC", "it was changed"),
         ("NODATA", "it is no OpenPGP file"),

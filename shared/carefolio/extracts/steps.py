@@ -87,7 +87,9 @@ async def _failed(pool: Pool, step: Any, batch: dict[str, Any], agreement: Agree
         error=type(error).__name__, where=place)  # fmt: skip
     if tries is not None and tries < _TRIES:
         return False
-    await fail(pool, batch, agreement, step["stage"], f"{type(error).__name__} at {place}")
+    # What the system says of a full disk or a missing file names no patient.
+    what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    await fail(pool, batch, agreement, step["stage"], f"{what} at {place}")
     return True
 
 
@@ -186,12 +188,21 @@ def _forget_files(agreement: int, stamp: str) -> None:
 
 
 async def fail(pool: Pool, batch: dict[str, Any], agreement: Agreement, stage: str, reason: str) -> None:
-    """Stop a batch, and all that come after it, until a person has it tried again."""
-    await pool.execute(
-        "UPDATE extract_batch SET status = 'failed', reason = $2 WHERE id = $1 AND status = 'loading'",
+    """Stop a batch, and all that come after it, until a person has it tried again.
+
+    A step that began before a person did so, and fails after it, stops nothing: it will be done again.
+    """
+    stopped = await pool.fetchval(
+        """
+        UPDATE extract_batch SET status = 'failed', reason = $2
+        WHERE id = $1 AND status = 'loading' AND retries = $3 RETURNING true
+        """,
         batch["id"],
         f"{stage}: {reason}",
+        batch["retries"],
     )
+    if not stopped:
+        return
     await batches.alert(pool, agreement, batch["stamp"], [f"batch {batch['stamp']} failed at {stage}: {reason}"])
 
 
@@ -211,12 +222,18 @@ async def retry(pool: Pool, agreement: Agreement, stamp: str, *, again: bool = F
                 "UPDATE extract_file SET status = 'seen', object = NULL, reason = NULL WHERE batch_id = $1", number
             )
             await connection.execute(
-                "UPDATE extract_batch SET status = 'seen', stage = NULL, reason = NULL WHERE id = $1", number
+                """
+                UPDATE extract_batch SET status = 'seen', stage = NULL, reason = NULL, retries = retries + 1
+                WHERE id = $1
+                """,
+                number,
             )
             return
         await connection.execute("UPDATE extract_file SET status = 'fetched' WHERE batch_id = $1 AND status = 'failed'",
                                  number)  # fmt: skip
-        await connection.execute("UPDATE extract_batch SET status = 'loading', reason = NULL WHERE id = $1", number)
+        await connection.execute(
+            "UPDATE extract_batch SET status = 'loading', reason = NULL, retries = retries + 1 WHERE id = $1", number
+        )
         await connection.execute("UPDATE extract_step SET attempts = 0 WHERE batch_id = $1", number)
     await sweep(pool)
 

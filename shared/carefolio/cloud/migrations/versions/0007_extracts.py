@@ -40,6 +40,7 @@ STATEMENTS = (
         status text NOT NULL CHECK (status IN ('seen', 'landed', 'loading', 'loaded', 'failed')),
         stage text,
         reason text,
+        retries int NOT NULL DEFAULT 0,
         alerts text[] NOT NULL DEFAULT '{}',
         seen_at timestamptz NOT NULL DEFAULT now(),
         landed_at timestamptz,
