@@ -8,38 +8,24 @@ parked with its reason, row by row or the whole patient, and holds up nobody els
 from __future__ import annotations
 
 import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-import orjson
-
-from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection
 from carefolio.cloud.telemetry import where
-from carefolio.cloud.topics import MESSAGE_STORED
-from carefolio.emis.chunks import KEYS, NOBODY, NUMBERS
-from carefolio.extracts import practices
+from carefolio.emis.chunks import NOBODY, NUMBERS
+from carefolio.extracts import practices, sets
 from carefolio.extracts.agreements import REMOVE, Agreement
-from carefolio.extracts.coding import Coding, coding, needed
-from carefolio.extracts.rows import CLEARED, DELETED, PATIENT, values_of
-from carefolio.hl7 import Moment
-from carefolio.mapping import Entry, Mapped, PatientIdentifier
-from carefolio.mapping import codes as systems
+from carefolio.extracts.coding import coding
+from carefolio.extracts.identity import identify
+from carefolio.extracts.rows import PATIENT
+from carefolio.extracts.sets import Patient, Practice
 from carefolio.mapping.emis import (
     CANDIDATES,
-    Code,
     ColumnError,
     Context,
-    Drug,
     GpPatient,
-    Items,
-    Line,
     Made,
     UnknownCodeError,
-    column,
     ended_episode,
     ended_patient,
     gp_patient,
@@ -48,82 +34,11 @@ from carefolio.mapping.emis import (
     without_emails,
 )
 from carefolio.mapping.emis.model import guid
-from carefolio.mapping.emis.patient import PATIENT_GUID
-from carefolio.record import matching
 from carefolio.record.ids import derived_text
 from carefolio.record.labels import GENERAL
 from carefolio.record.many import Feed, there, write_many
 from carefolio.record.matching import Held, Rejected
 from carefolio.record.rows import Known, Row, deletion, make_row, without_head
-
-_NAMES = {number: name for name, number in NUMBERS.items()}
-_HISTORY, _REGISTRATION_AUDIT = NUMBERS["Admin_PatientHistory"], NUMBERS["Audit_RegistrationAudit"]
-_OBSERVATION, _PROBLEM, _REFERRAL = (
-    NUMBERS[f"CareRecord_{name}"] for name in ("Observation", "Problem", "ObservationReferral")
-)
-_DRUG, _ISSUE, _AUDIT, _SLOT = (
-    NUMBERS[name]
-    for name in ("Prescribing_DrugRecord", "Prescribing_IssueRecord", "Audit_PatientAudit", "Appointment_Slot")
-)
-_OBSERVATIONS = _NAMES[_OBSERVATION]
-_ON_ONE_KEY = (_OBSERVATION, _PROBLEM, _REFERRAL)
-_NOBODY = uuid.UUID(NOBODY)
-
-
-@dataclass(slots=True)
-class _Practice:
-    """A set's practice, and what is told of it."""
-
-    number: int
-    guid: str
-    organisation: uuid.UUID
-    agreement: Agreement
-    batch: Any
-    now: datetime
-    counts: Counter[str] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(slots=True)
-class _Patient:
-    """One patient of the set: his rows, and which of them are wanted (None for all)."""
-
-    guid: str
-    record: uuid.UUID | None
-    status: str
-    whole: bool
-    is_first: bool
-    items: Items = field(default_factory=Items)
-    person: Line | None = None
-    gone: bool = False
-    history: list[Line] = field(default_factory=list)
-    changed: set[tuple[int, str]] = field(default_factory=set)
-    roots: set[tuple[str, str]] | None = None
-    gone_rows: list[Line] = field(default_factory=list)
-    about_himself: list[Line] = field(default_factory=list)
-    parked: list[tuple[Line | None, str, Exception | None]] = field(default_factory=list)
-    doubt: str | None = None
-    email_is_shared: bool = False
-    ending: bool = False
-
-    @property
-    def wants_person(self) -> bool:
-        return self.whole or any(kind in (PATIENT, _HISTORY) for kind, _ in self.changed)
-
-    def all_lines(self) -> Iterator[Line]:
-        """Every row that is mapped, and his own."""
-        yield from self.lines()
-        yield from self.history
-        for audits in self.items.audits.values():
-            yield from audits
-        if self.person is not None:
-            yield self.person
-
-    def lines(self) -> Iterator[Line]:
-        """Every row that was read, those that are gone too."""
-        for by_key in self.items.tables.values():
-            yield from by_key.values()
-        yield from self.gone_rows
 
 
 async def apply_set(
@@ -134,12 +49,12 @@ async def apply_set(
         "SELECT guid, organisation_id, clock_timestamp() AS now FROM extract_practice WHERE number = $1",
         subject["practice"],
     )
-    practice = _Practice(subject["practice"], str(row["guid"]), row["organisation_id"], agreement, batch, row["now"])
-    patients = await _patients(connection, practice, subject["patients"], whole=subject["whole"])
-    await _read(connection, practice, patients)
+    practice = Practice(subject["practice"], str(row["guid"]), row["organisation_id"], agreement, batch, row["now"])
+    patients = await sets.patients_of(connection, practice, subject["patients"], whole=subject["whole"])
+    await sets.read(connection, practice, patients)
     known_codes = coding(agreement.id, batch["number"])
-    codes, drugs = await _need_codes(connection, known_codes, patients)
-    codes |= await _read_people(connection, practice, patients, known_codes)
+    codes, drugs = await sets.need_codes(connection, known_codes, patients)
+    codes |= await sets.read_people(connection, practice, patients, known_codes)
     # Whoever else writes into these records waits, or is waited for.
     records = sorted(patient.record for patient in patients if patient.record is not None)
     await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", records)
@@ -148,7 +63,7 @@ async def apply_set(
         named |= {guid(user) for user in users}
     context = await practices.shared_context(connection, agreement, practice.guid, practice.number, _no_number, named)
     context.codes, context.drugs = codes, drugs
-    prepared: list[tuple[_Patient, list[Made], GpPatient | None]] = []
+    prepared: list[tuple[Patient, list[Made], GpPatient | None]] = []
     for patient in patients:
         made = await _prepared(connection, practice, patient, context)
         if made is not None:
@@ -165,220 +80,8 @@ def _no_number(kind: str, key: str) -> str:
     raise ValueError(f"{kind} before its patient is known")
 
 
-async def _patients(
-    connection: Connection, practice: _Practice, guids: Sequence[str], *, whole: bool
-) -> list[_Patient]:
-    rows = await connection.fetch(
-        """
-        SELECT wanted::text AS guid, known.record_id, coalesce(known.status, 'new') AS status
-        FROM unnest($2::uuid[]) AS wanted LEFT JOIN extract_patient known ON practice = $1 AND patient = wanted
-        ORDER BY wanted
-        """,
-        practice.number,
-        guids,
-    )
-    # Who is not loaded yet, or was not here for a while, is read as a whole.
-    return [
-        _Patient(
-            row["guid"],
-            row["record_id"],
-            row["status"],
-            whole or row["status"] != "loaded",
-            is_first=row["record_id"] is None,
-        )
-        for row in rows
-    ]
-
-
-async def _read(connection: Connection, practice: _Practice, patients: list[_Patient]) -> None:
-    """The rows that are needed."""
-    whole = {patient.guid: patient for patient in patients if patient.whole}
-    if whole:
-        rows = await connection.fetch(f"{_ROWS} WHERE practice = $1 AND patient = ANY($2::uuid[])", practice.number,
-                                      list(whole))  # fmt: skip
-        for row in rows:
-            _take(whole[row["patient"]], row)
-    by_delta = {patient.guid: patient for patient in patients if not patient.whole}
-    if by_delta:
-        await _read_changes(connection, practice, by_delta)
-    await _read_sessions(connection, practice, patients)
-
-
-_ROWS = "SELECT patient::text, kind, id::text, parent::text, file, number, state, row FROM extract_row"
-
-
-# Of a patient, a row's GUID or its parent's.
-_Pair = tuple[str, str]
-
-
-async def _read_changes(connection: Connection, practice: _Practice, patients: dict[str, _Patient]) -> None:
-    """What has changed, and what hangs together with it: parents, children, problems, issues, audits."""
-    changes = await connection.fetch(
-        """
-        SELECT DISTINCT patient::text, kind, id::text FROM extract_change
-        WHERE batch = $1 AND practice = $2 AND patient = ANY($3::uuid[])
-        """,
-        practice.batch["number"], practice.number, list(patients),
-    )  # fmt: skip
-    for row in changes:
-        patients[row["patient"]].changed.add((row["kind"], row["id"]))
-    # Every row once, by (patient, kind, GUID), those that are gone too.
-    rows: dict[tuple[str, int, str], Any] = {}
-
-    async def take(column: str, wanted: Iterable[_Pair], kinds: Sequence[int]) -> None:
-        pairs = list(wanted)
-        for row in await connection.fetch(
-            f"""
-            SELECT r.patient::text, r.kind, r.id::text, r.parent::text, r.file, r.number, r.state, r.row
-            FROM unnest($2::uuid[], $3::uuid[]) AS w (patient, {column})
-            JOIN extract_row r ON r.practice = $1 AND r.patient = w.patient AND r.{column} = w.{column}
-             AND r.kind = ANY($4)
-            """,  # noqa: S608 - one of two columns of ours
-            practice.number, [patient for patient, _ in pairs], [each for _, each in pairs], kinds,
-        ) if pairs else ():  # fmt: skip
-            rows.setdefault((row["patient"], row["kind"], row["id"]), row)
-
-    seen: set[_Pair] = {(row["patient"], row["id"]) for row in changes}
-    await take("id", seen, _OF_PATIENTS)
-    parents = {
-        (row["patient"], row["parent"]) for row in rows.values()
-        if row["parent"] and row["kind"] in (_OBSERVATION, _ISSUE, _AUDIT)
-    }  # fmt: skip
-    await take("id", parents - seen, _OF_PATIENTS)
-    seen |= parents
-    await take("parent", seen, (_OBSERVATION, _ISSUE, _AUDIT))
-    _note_roots(patients, rows)
-    siblings = {(patient.guid, key) for patient in patients.values() for _, key in patient.roots or ()} - seen
-    await take("id", siblings, _ON_ONE_KEY)
-    await take("parent", siblings, (_OBSERVATION, _AUDIT))
-    for row in rows.values():
-        _take(patients[row["patient"]], row)
-
-
-# His own row and history are read whole, where they are read.
-_OF_PATIENTS = [number for name, number in NUMBERS.items() if KEYS[name].patient and number not in (PATIENT, _HISTORY)]
-
-
-def _note_roots(patients: dict[str, _Patient], rows: dict[tuple[str, int, str], Any]) -> None:
-    """Which resources have to be made anew: of what changed, of what that is part of, and of its parts."""
-    roots: dict[str, set[tuple[str, str]]] = {
-        patient.guid: {(_root(kind), key) for kind, key in patient.changed} for patient in patients.values()
-    }
-    kinds: dict[_Pair, list[int]] = {}
-    for patient, kind, key in rows:
-        kinds.setdefault((patient, key), []).append(kind)
-    for (patient, kind, key), row in rows.items():
-        if row["parent"] and (kind, key) in patients[patient].changed:
-            if kind == _OBSERVATION:
-                roots[patient].add((_OBSERVATIONS, row["parent"]))
-            elif kind == _ISSUE:
-                roots[patient].add((_NAMES[_DRUG], row["parent"]))
-            elif kind == _AUDIT:
-                roots[patient] |= {(_root(of), row["parent"]) for of in kinds.get((patient, row["parent"]), ())}
-    children: dict[str, set[tuple[str, str]]] = {}
-    for (patient, kind, key), row in rows.items():
-        if kind == _OBSERVATION and row["parent"] and (_OBSERVATIONS, row["parent"]) in roots[patient]:
-            children.setdefault(patient, set()).add((_OBSERVATIONS, key))
-    for patient, found in children.items():
-        roots[patient] |= found
-    # What is told of an item goes with it.
-    items = {patient: {key for _, key in found} for patient, found in roots.items()}
-    for (patient, kind, key), row in rows.items():
-        if kind == _AUDIT and row["parent"] in items[patient]:
-            roots[patient].add((_NAMES[_AUDIT], key))
-    for patient, found in roots.items():
-        patients[patient].roots = {(table, key) for table, key in found if table in CANDIDATES}
-
-
-def _root(kind: int) -> str:
-    """The table whose rows' resources a row is part of."""
-    return _OBSERVATIONS if kind in _ON_ONE_KEY else _NAMES[kind]
-
-
-def _line(row: Any) -> Line:
-    return Line(_NAMES[row["kind"]], row["id"], values_of(row["row"]), row["file"], row["number"], row["parent"] or "",
-                cancelled=row["state"] == CLEARED)  # fmt: skip
-
-
-def _take(patient: _Patient, row: Any) -> None:
-    line, state = _line(row), row["state"]
-    if row["kind"] == PATIENT:
-        patient.person, patient.gone = line, state == DELETED
-    elif state == DELETED:
-        patient.gone_rows.append(line)
-    elif row["kind"] == _HISTORY:
-        patient.history.append(line)
-    else:
-        patient.items.add(line)
-
-
-async def _read_sessions(connection: Connection, practice: _Practice, patients: list[_Patient]) -> None:
-    """The sessions of the patients' slots, and who holds them."""
-    ids = {
-        uuid.UUID(line.parent)
-        for patient in patients
-        for line in patient.items.tables.get("Appointment_Slot", {}).values()
-        if line.parent
-    }
-    if not ids:
-        return
-    rows = await connection.fetch(
-        f"{_ROWS} WHERE practice = $1 AND patient = $2 AND kind = $3 AND id = ANY($4) AND state = 0",
-        practice.number, _NOBODY, NUMBERS["Appointment_Session"], list(ids),
-    )  # fmt: skip
-    sessions = {
-        row["id"]: Line("Appointment_Session", row["id"], values_of(row["row"]), row["file"], row["number"])
-        for row in rows
-    }
-    users = await practices.links_of(connection, practice.agreement, "Appointment_SessionUser", 1, list(ids))
-    for patient in patients:
-        patient.items.sessions, patient.items.session_users = sessions, users
-
-
-async def _need_codes(
-    connection: Connection, known: Coding, patients: list[_Patient]
-) -> tuple[dict[int, Code], dict[int, Drug]]:
-    lines = (line for patient in patients for line in patient.lines())
-    return await known.need(connection, *needed((NUMBERS[line.table], line.values) for line in lines))
-
-
-async def _read_people(
-    connection: Connection, practice: _Practice, patients: list[_Patient], known: Coding
-) -> dict[int, Code]:
-    """What a patient says of himself: his own row, his history, and the observations of ethnicity and marriage.
-
-    Returns the codes of these.
-    """
-    code = column("CareRecord_Observation", "CodeId")
-    personal = await known.personal(connection)
-    for patient in patients:
-        of_person = [
-            line for line in patient.lines() if line.table == "CareRecord_Observation" and line.values[code] in personal
-        ]
-        if patient.whole:
-            patient.about_himself = [line for line in of_person if line not in patient.gone_rows]
-        elif any((_OBSERVATION, line.key) in patient.changed for line in of_person):
-            patient.changed.add((PATIENT, patient.guid))
-    by_guid = {patient.guid: patient for patient in patients if patient.wants_person and not patient.whole}
-    if not by_guid:
-        return {}
-    codes, _ = await known.need(connection, set(map(int, personal)), set())
-    rows = await connection.fetch(
-        f"{_ROWS} WHERE practice = $1 AND patient = ANY($2::uuid[]) AND (kind = ANY($3) OR kind = $4 AND state = 0"
-        f" AND split_part(row, E'\\x1f', {code + 1}) = ANY($5))",
-        practice.number, list(by_guid), (PATIENT, _HISTORY), _OBSERVATION, sorted(personal),
-    )  # fmt: skip
-    for row in rows:
-        patient = by_guid[row["patient"]]
-        if row["kind"] == _OBSERVATION:
-            patient.about_himself.append(_line(row))
-        else:
-            _take(patient, row)
-    return codes
-
-
 async def _prepared(
-    connection: Connection, practice: _Practice, patient: _Patient, context: Context
+    connection: Connection, practice: Practice, patient: Patient, context: Context
 ) -> tuple[list[Made], GpPatient | None] | None:
     """What a patient's rows are today; None where nothing is to be written for him."""
     if not patient.wants_person:
@@ -397,7 +100,7 @@ async def _prepared(
             patient.status = "dummy"
             practice.counts["dummies"] += 1
             return None
-        await _identified(connection, practice, patient, person)
+        await identify(connection, practice, patient, person)
     except ColumnError as error:
         _park(practice, patient, str(error), error)
         return None
@@ -408,18 +111,18 @@ async def _prepared(
     return _mapped(practice, patient, context, person)
 
 
-def _park(practice: _Practice, patient: _Patient, reason: str, error: Exception | None) -> None:
+def _park(practice: Practice, patient: Patient, reason: str, error: Exception | None) -> None:
     practice.reasons[reason] += 1
     patient.parked.append((patient.person, reason, error))
     patient.status = "parked"
 
 
-def _person(patient: _Patient, context: Context) -> GpPatient:
+def _person(patient: Patient, context: Context) -> GpPatient:
     assert patient.person is not None
     return gp_patient(context, patient.person, patient.history, patient.about_himself)
 
 
-def _numbers(practice: _Practice, patient: _Patient) -> Any:
+def _numbers(practice: Practice, patient: Patient) -> Any:
     owner, guid = str(practice.organisation), patient.guid
 
     def number(kind: str, key: str) -> str:
@@ -429,7 +132,7 @@ def _numbers(practice: _Practice, patient: _Patient) -> Any:
 
 
 def _mapped(
-    practice: _Practice, patient: _Patient, context: Context, person: GpPatient | None
+    practice: Practice, patient: Patient, context: Context, person: GpPatient | None
 ) -> tuple[list[Made], GpPatient | None] | None:
     """The resources of a patient's rows; a fault of ours in one patient parks him, and no other."""
     context.of(_numbers(practice, patient), str(patient.record))
@@ -454,84 +157,8 @@ def _mapped(
     return made, person
 
 
-async def _identified(connection: Connection, practice: _Practice, patient: _Patient, person: GpPatient) -> None:
-    """Whose record it is, by the rules for everybody (docs/matching.md); it is locked. Raises Held, Rejected."""
-    assert patient.person is not None
-    mapped = _as_mapped(practice, patient, person)
-    owned = matching.usable(mapped.identifiers, practice.organisation)
-    found = await matching.find(connection, owned)
-    if found.new:
-        await matching.lock_identifiers(connection, owned)
-        found = await matching.find(connection, owned)
-    if found.patient is None:
-        matching.check_creation(mapped)
-        number = uuid.uuid4()
-        await connection.execute("INSERT INTO record (id, person_id, created_at) VALUES ($1, $1, now())", number)
-    else:
-        number = patient.record or found.patient
-        if patient.record is not None and patient.record not in (found.patient, *found.others):
-            raise Held("the NHS number is on another record than the one that the practice's patient has")
-        if await connection.fetchval(
-            "SELECT EXISTS (SELECT FROM extract_patient WHERE practice = $1 AND record_id = $2 AND status = 'loaded'"
-            " AND patient <> $3::text::uuid)", practice.number, number, patient.guid,
-        ):  # fmt: skip
-            raise Held("the practice has this person twice: the other registration has to end first")
-        current = await connection.fetchrow("SELECT content, organisations FROM resource WHERE id = $1", number)
-        if current is not None:
-            first = practice.organisation not in current["organisations"]
-            content = orjson.loads(current["content"])
-            if held := matching.difference(mapped, content, practice.organisation, number, first_contact=first):
-                await matching.decided(connection, held)
-    if found.new:
-        await connection.execute(
-            """
-            INSERT INTO patient_identifier (owner, system, value, patient_id)
-            SELECT owner, system, value, $4 FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (owner, system, value)
-            ON CONFLICT DO NOTHING
-            """,
-            [i.owner for i in found.new], [i.system for i in found.new], [i.value for i in found.new], number,
-        )  # fmt: skip
-        if await matching.release(connection, found.new, MESSAGE_STORED):
-            outbox.kick()
-    patient.record = number
-    addresses = matching.emails(person.patient)
-    if addresses and not await _may_have(connection, number, addresses):
-        # A family shares an address: it stays with whom it was first, and is not shown for the others.
-        practice.counts["shared_emails"] += 1
-        patient.email_is_shared = True
-
-
-async def _may_have(connection: Connection, number: uuid.UUID, addresses: list[str]) -> bool:
-    if await connection.fetchval(
-        """
-        SELECT 1 FROM patient_email JOIN record ON record.id = patient_id
-        WHERE email = ANY($1) AND person_id <> (SELECT person_id FROM record WHERE id = $2)
-        """,
-        addresses,
-        number,
-    ):
-        return False
-    return await matching.register_emails(connection, number, addresses)
-
-
-def _as_mapped(practice: _Practice, patient: _Patient, person: GpPatient) -> Mapped:
-    """A practice's patient as matching knows patients: a registration, which may correct a date of birth."""
-    assert patient.person is not None
-    place = f"{patient.person.table} row {patient.person.number}"
-    identifiers = [PatientIdentifier(PATIENT_GUID, patient.guid, False, None, place)]
-    if person.nhs_number is not None:
-        identifiers.append(PatientIdentifier(systems.NHS_NUMBER, person.nhs_number, True, None, place))
-    entry = Entry("Patient", (), "patient", person.patient, place)
-    return Mapped(
-        "A31",
-        Moment(practice.now, 14, practice.now.isoformat(timespec="seconds")),
-        patient=entry,
-        identifiers=identifiers,
-    )
-
-
 async def _ended(
-    connection: Connection, practice: _Practice, patient: _Patient
+    connection: Connection, practice: Practice, patient: Patient
 ) -> tuple[list[Made], GpPatient | None] | None:
     """Out of scope: he has left, died, or said no. His history stays, marked as no longer updated (or it goes)."""
     already, patient.status = patient.status == "ended", "ended"
@@ -541,22 +168,16 @@ async def _ended(
     patient.ending = True
     patient.whole, patient.roots = False, set()
     if practice.agreement.roll_off == REMOVE:
-        rows = await connection.fetch(
-            f"{_ROWS} WHERE practice = $1 AND patient = $2::uuid AND kind <> ALL($3)",
-            practice.number, patient.guid, (PATIENT, _HISTORY),
-        )  # fmt: skip
-        patient.items = Items()
-        for row in rows:
-            _take(patient, row)
-        patient.roots = _touched(patient)
+        await sets.read_items(connection, practice, patient)
+        patient.roots = sets.touched(patient)
     return [], None
 
 
 async def _versions(
-    connection: Connection, practice: _Practice, prepared: list[tuple[_Patient, list[Made], GpPatient | None]]
+    connection: Connection, practice: Practice, prepared: list[tuple[Patient, list[Made], GpPatient | None]]
 ) -> list[tuple[Row, uuid.UUID]]:
     """What has to be written: the difference between what the rows say and what the record has."""
-    made: dict[uuid.UUID, tuple[_Patient, Made]] = {}
+    made: dict[uuid.UUID, tuple[Patient, Made]] = {}
     known: dict[uuid.UUID, Known] = {}
     types: dict[uuid.UUID, str] = {}
     candidates: dict[str, str] = {}
@@ -566,7 +187,7 @@ async def _versions(
         for each in of_patient:
             made[uuid.UUID(number(each.type, each.key))] = (patient, each)
         if not patient.is_first:
-            for table, key in _touched(patient) if patient.whole else patient.roots or ():
+            for table, key in sets.touched(patient) if patient.whole else patient.roots or ():
                 for kind in CANDIDATES[table]:
                     candidates[number(kind, key)] = kind
         for line, _, _ in patient.parked:
@@ -596,8 +217,8 @@ async def _versions(
 
 async def _people(
     connection: Connection,
-    practice: _Practice,
-    prepared: list[tuple[_Patient, list[Made], GpPatient | None]],
+    practice: Practice,
+    prepared: list[tuple[Patient, list[Made], GpPatient | None]],
     sources: dict[int, uuid.UUID],
     made: set[uuid.UUID],
     latest: uuid.UUID,
@@ -653,7 +274,7 @@ def _known(row: Any) -> Known | None:
     return None if row is None else Known(**{name: row[name] for name in Known.__slots__})
 
 
-async def _note(connection: Connection, practice: _Practice, patients: list[_Patient]) -> None:
+async def _note(connection: Connection, practice: Practice, patients: list[Patient]) -> None:
     """What became of the patients, and what is parked."""
     told = [patient for patient in patients if patient.status in ("loaded", "ended", "parked", "dummy")]
     await connection.execute(
@@ -675,7 +296,7 @@ async def _note(connection: Connection, practice: _Practice, patients: list[_Pat
         (
             uuid.UUID(patient.guid),
             NUMBERS[line.table] if line is not None else PATIENT,
-            uuid.UUID(line.key) if line is not None else _NOBODY,
+            uuid.UUID(line.key) if line is not None else uuid.UUID(NOBODY),
             line.file if line is not None else 0,
             line.number if line is not None else 0,
             reason,
@@ -712,17 +333,8 @@ async def _note(connection: Connection, practice: _Practice, patients: list[_Pat
     )
 
 
-def _touched(patient: _Patient) -> set[tuple[str, str]]:
-    """All that a patient's rows, those that are gone too, can ever have become: (table, key)."""
-    lines = list(patient.lines())
-    found = {(_root(NUMBERS[line.table]), line.key) for line in lines}
-    found |= {(_OBSERVATIONS, line.parent) for line in lines if line.parent and line.table == _OBSERVATIONS}
-    found |= {(_NAMES[_AUDIT], line.key) for audits in patient.items.audits.values() for line in audits}
-    return {(table, key) for table, key in found if table in CANDIDATES}
-
-
 def _row(
-    practice: _Practice, patient: _Patient, each: Made, key: uuid.UUID, current: Known | None, source: uuid.UUID
+    practice: Practice, patient: Patient, each: Made, key: uuid.UUID, current: Known | None, source: uuid.UUID
 ) -> Row | None:
     label = each.label or GENERAL
     if current is not None and current.label != GENERAL:
