@@ -6,9 +6,8 @@ audit line for each patient; all in the caller's transaction, under the locks of
 
 from __future__ import annotations
 
-import io
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +22,8 @@ _COLUMNS = (
     "id", "type", "version", "last_updated", "patient_id", "organisations", "message_id", "place", "seq", "source_time",
     "digest", "content", "keys", "date_from", "date_to", "label", "available_from", "texts", "ranges", "by_app",
 )  # fmt: skip
+# Lines in one message of COPY.
+_LINES = 250
 _LISTED = ", ".join(_COLUMNS)
 _INCOMING = (  # our own columns
     f"CREATE TEMP TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {_LISTED} FROM resource WITH NO DATA"  # noqa: S608
@@ -144,8 +145,13 @@ async def _note(connection: Connection, feed: Feed, rows: Sequence[Row]) -> None
 
 async def _copy(connection: Connection, table: str, rows: Sequence[tuple[Row, uuid.UUID]], now: datetime) -> None:
     stamp = now.isoformat()
-    text = "".join([_line(row, file, stamp) for row, file in rows])
-    await connection.copy_to_table(table, source=io.BytesIO(text.encode()), columns=_COLUMNS, format="text")
+
+    async def source() -> AsyncIterator[bytes]:
+        # Not as a file: asyncpg keeps one in a cycle, until the collector comes by.
+        for start in range(0, len(rows), _LINES):
+            yield "".join([_line(row, file, stamp) for row, file in rows[start : start + _LINES]]).encode()
+
+    await connection.copy_to_table(table, source=source(), columns=_COLUMNS, format="text")
 
 
 def _line(row: Row, file: uuid.UUID, stamp: str) -> str:
