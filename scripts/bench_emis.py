@@ -144,7 +144,7 @@ def _sftp(folder: Path, runs: int) -> tuple[float, float]:
     server = subprocess.Popen([_SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.DEVNULL)
     time.sleep(0.5)
     agreement = Agreement(0, "bench", practice.AGREEMENT, "127.0.0.1", port, (public,), getpass.getuser(), str(folder),
-                          "0 * * * *", (), (), "keep", 36, None, None, None)  # fmt: skip
+                          "0 * * * *", (), (), "keep", 36, None, None, None, None)  # fmt: skip
     theirs, mine = [], []
     try:
         for _ in range(runs):

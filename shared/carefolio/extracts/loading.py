@@ -75,10 +75,10 @@ async def load(pool: Pool, agreement: Agreement, *, workers: int = 1, progress: 
 
 
 def _spare_the_collector() -> None:
-    """Rows become resources by the ten thousand, and none of them is garbage before its set is written."""
+    """Rows become resources by the ten thousand, none of them in a cycle; looking took a tenth of the time."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.disable()
 
 
 def _work(name: str) -> None:

@@ -115,15 +115,18 @@ async def _load_rows(
         timeout=_LONGEST,
     )
     if not batch["whole"]:
-        # What a row was part of has changed too, where it is part of it no more.
+        # What a row was part of has changed too, where it is part of it no more. (LATERAL: by its key. A join reads
+        # all of a practice's rows where they have no statistics yet.)
         await connection.execute(
             """
             INSERT INTO extract_change (batch, practice, patient, kind, id)
             SELECT $1::int, practice, patient, $2::smallint, id FROM latest
             UNION
-            SELECT $1::int, r.practice, r.patient, $3::smallint, r.parent FROM latest
-            JOIN extract_row r USING (practice, patient, id)
-            WHERE r.kind = $2::smallint AND r.parent IS NOT NULL AND r.parent IS DISTINCT FROM latest.parent
+            SELECT $1::int, latest.practice, latest.patient, $3::smallint, before.parent FROM latest, LATERAL (
+                SELECT r.parent FROM extract_row r WHERE (r.practice, r.patient, r.kind, r.id)
+                    = (latest.practice, latest.patient, $2::smallint, latest.id) LIMIT 1
+            ) before
+            WHERE before.parent IS NOT NULL AND before.parent IS DISTINCT FROM latest.parent
             """,
             number,
             kind,
@@ -136,10 +139,13 @@ async def _load_rows(
             await connection.execute(
                 f"""
                 INSERT INTO extract_change (batch, practice, patient, kind, id)
-                SELECT DISTINCT $1::int, r.practice, r.patient, $2::smallint, r.patient FROM latest
-                JOIN extract_row r USING (practice, patient, id)
-                WHERE r.kind = $3 AND NOT latest.deleted
-                  AND split_part(r.row, E'\\x1f', {_CODE}) <> split_part(latest.row, E'\\x1f', {_CODE})
+                SELECT DISTINCT $1::int, latest.practice, latest.patient, $2::smallint, latest.patient
+                FROM latest, LATERAL (
+                    SELECT r.row FROM extract_row r WHERE (r.practice, r.patient, r.kind, r.id)
+                        = (latest.practice, latest.patient, $3::smallint, latest.id) LIMIT 1
+                ) before
+                WHERE NOT latest.deleted
+                  AND split_part(before.row, E'\\x1f', {_CODE}) <> split_part(latest.row, E'\\x1f', {_CODE})
                 """,  # noqa: S608 - our own column
                 number,
                 PATIENT,

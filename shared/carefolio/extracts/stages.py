@@ -80,6 +80,9 @@ async def _begin_settle(connection: Connection, batch: dict[str, Any], agreement
         batch["whole"] = await _looks_like_bulk(connection, batch)
         if batch["whole"]:
             await connection.execute("UPDATE extract_batch SET kind = 'bulk' WHERE id = $1", batch["id"])
+    if batch["whole"]:
+        # Else the plans of what follows are made for the table as it was before the practice came.
+        await connection.execute("ANALYZE extract_row", timeout=600)
     loaded = [row["number"] for row in (await practices.loaded(connection, agreement)).values()]
     told = await rows.settle(connection, batch, agreement, loaded)
     await connection.execute("UPDATE extract_batch SET alerts = alerts || $2::text[] WHERE id = $1", batch["id"], told)
