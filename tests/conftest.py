@@ -34,7 +34,7 @@ from carefolio.hl7 import Message, read
 from carefolio.local import load
 from carefolio.local.installation import Installation
 
-pytest_plugins = ["tests.people_kit", "tests.browser_kit"]
+pytest_plugins = ["tests.people_kit", "tests.browser_kit", "tests.sharing_kit"]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # As the suite found it: the fixture `pool` changes this process's own.
 ENVIRONMENT = dict(os.environ)

@@ -1,32 +1,39 @@
-"""REST for administration: agreements and their extracts."""
+"""REST: who shares what with whom, teams, the access log; agreements and their extracts (docs/api.md)."""
 
 from __future__ import annotations
 
 import functions_framework.aio
 from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
-from carefolio.cloud.http import Door, json_error
-from carefolio.doors import extracts
+from carefolio.cloud.http import Door
+from carefolio.doors import consent, extracts, openapi, rest, structure
 
-_ONE = "/api/agreements/{name}"
+ENDPOINTS = (*consent.ENDPOINTS, *structure.ENDPOINTS, *extracts.ENDPOINTS)
+
+
+async def document(_: Request) -> Response:
+    """GET /api/v1/openapi.json: what there is, for machines."""
+    return JSONResponse(openapi.document(ENDPOINTS))
+
+
+async def readable(_: Request) -> Response:
+    """GET /api/v1: the same, for people."""
+    return HTMLResponse(openapi.page(ENDPOINTS), headers={"Content-Security-Policy": "default-src 'none'"})
+
+
 _APP = Door(
     "api",
     [
-        Route("/api/agreements", extracts.list_agreements, methods=["GET"]),
-        Route(_ONE, extracts.show_agreement, methods=["GET"]),
-        Route(_ONE, extracts.put_agreement, methods=["PUT"]),
-        Route(_ONE, extracts.end_agreement, methods=["DELETE"]),
-        Route(f"{_ONE}/fetch", extracts.fetch, methods=["POST"]),
-        Route(f"{_ONE}/batches/{{stamp}}/retry", extracts.retry_batch, methods=["POST"]),
-        Route(f"{_ONE}/parked", extracts.list_parked, methods=["GET"]),
-        Route(f"{_ONE}/parked/retry", extracts.retry_parked, methods=["POST"]),
-        Route(f"{_ONE}/parked/{{id}}/{{how}}", extracts.settle_parked, methods=["POST"]),
+        Route(rest.BASE, readable, methods=["GET"]),
+        Route(f"{rest.BASE}/openapi.json", document, methods=["GET"]),
+        *rest.routes(ENDPOINTS),
         *health_routes("/api"),
     ],
-    json_error,
+    rest.problem,
 )
 
 

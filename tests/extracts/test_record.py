@@ -144,7 +144,7 @@ async def test_rest_for_the_operator(practice: Practice, new_hospital: NewHospit
     async def ask(method: str, path: str, **options: object) -> tuple[int, dict]:
         operator.token = operator.token or await operator.authorize()
         headers = {"Authorization": f"Bearer {operator.token}"}
-        reply = await operator.request(method, f"/api/agreements{path}", headers=headers, **options)
+        reply = await operator.request(method, f"/api/v1/agreements{path}", headers=headers, **options)
         return reply.status, reply.json if reply.body else {}
 
     code, made = await ask("PUT", f"/{name}", json={"guid": str(practice.guid), "practices": [practice.ods]})
@@ -172,6 +172,6 @@ async def test_rest_for_the_operator(practice: Practice, new_hospital: NewHospit
     # It is for nobody else.
     other = await new_hospital()
     other.token = await other.authorize()
-    reply = await other.request("GET", "/api/agreements", headers={"Authorization": f"Bearer {other.token}"})
+    reply = await other.request("GET", "/api/v1/agreements", headers={"Authorization": f"Bearer {other.token}"})
     assert reply.status == 403
-    assert (await other.request("GET", "/api/agreements")).status == 401
+    assert (await other.request("GET", "/api/v1/agreements")).status == 401

@@ -121,7 +121,7 @@ async def _picker(
     asked, who = who, (who or "").strip()[:100]
     found: list[dict[str, Any]] = []
     if who and session.account.organisation_id:
-        reader = Reader(f"account/{session.account.id}", session.account.organisation_id)
+        reader = Reader(f"account/{session.account.id}", session.account.organisation_id, account=session.account.id)
         found = await finding.patients(await database.pool(), reader, who)
     errors = {} if chosen else {"p1": "Choose a patient"}
     if asked is not None and not who:
@@ -159,7 +159,7 @@ async def _consent(
         return await _tell(pool, reference, parameters, "consent_required", "the person has not allowed this")
     name = None
     if patient and session.account.organisation_id:
-        reader = Reader(f"account/{session.account.id}", session.account.organisation_id)
+        reader = Reader(f"account/{session.account.id}", session.account.organisation_id, account=session.account.id)
         name = await finding.name_of(pool, reader, patient)
     return pages.page(
         request, "consent.html", session=session, client=client.row, reference=reference, patient=patient,

@@ -2,174 +2,184 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 
-from carefolio.cloud import database
-from carefolio.cloud.http import read_body
-from carefolio.doors.bearer import authorised
+from carefolio.doors import rest
+from carefolio.doors.rest import SYSTEM, Call, Endpoint
 from carefolio.emis.errors import ExtractError
 from carefolio.extracts import agreements, fetching, status, steps
-from carefolio.extracts.agreements import Agreement, AgreementError, Wanted
+from carefolio.extracts.agreements import EVERY_TWO_HOURS, KEEP, Agreement, AgreementError, Wanted
 from carefolio.extracts.sftp import FetchError
 
-_LONGEST = 256 * 1024
-# How an agreement is written: name -> the type that JSON must have for it.
-_TEXTS = ("guid", "host", "username", "path", "ssh_key", "ssh_passphrase", "password", "passphrase", "schedule",
-          "roll_off")  # fmt: skip
-_LISTS = ("host_keys", "decrypt_keys", "verify_keys", "practices")
-_KEYS = frozenset({"decrypt_keys", "verify_keys"})
-_NUMBERS = ("port", "stale_hours")
-_SECRET = frozenset({"ssh_key", "ssh_passphrase", "password", "passphrase"})
+_Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00]*$")]
+_Key = Annotated[str, Field(max_length=100_000, pattern=r"^[^\x00]*$")]
 
 
-async def list_agreements(request: Request) -> Response:
-    """GET /api/agreements."""
-    await _operator(request, "s")
-    return _json({"agreements": [_shown(each) for each in await agreements.all_of_them(await database.pool())]})
+class Terms(BaseModel):
+    """An agreement as it is registered. Keys are their text; what is secret and left out stays as it was."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    guid: _Text
+    host: _Text = ""
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    host_keys: Annotated[list[_Text], Field(max_length=20)] = []
+    username: _Text = ""
+    path: _Text = "."
+    ssh_key: _Key | None = None
+    ssh_passphrase: _Key | None = None
+    password: _Key | None = None
+    decrypt_keys: Annotated[list[_Key], Field(max_length=20)] | None = None
+    passphrase: _Key | None = None
+    verify_keys: Annotated[list[_Key], Field(max_length=20)] | None = None
+    schedule: _Text = EVERY_TWO_HOURS
+    practices: Annotated[list[_Text], Field(max_length=10_000)] = []
+    roll_off: _Text = KEEP
+    stale_hours: Annotated[int, Field(ge=1, le=10_000)] = 36
 
 
-async def put_agreement(request: Request) -> Response:
-    """PUT /api/agreements/[name]: register it, or change it; keys and passwords are not shown again."""
-    await _operator(request, "u")
-    wanted = _wanted(str(request.path_params["name"]), await _object(request))
+class Again(BaseModel):
+    """How a batch that failed goes on: with its files, or (``fetch_again``) with new ones."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    fetch_again: bool = False
+
+
+class Settled(BaseModel):
+    """Why something parked is dismissed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    reason: Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")] = ""
+
+
+class AgreementShown(RootModel[dict[str, Any]]):
+    """An agreement, without its secrets."""
+
+
+class Agreements(BaseModel):
+    """Every agreement."""
+
+    agreements: list[AgreementShown]
+
+
+class Overview(RootModel[dict[str, Any]]):
+    """An agreement's practices, batches and files, and how much is parked."""
+
+
+class Parked(BaseModel):
+    """What could not be applied, and why."""
+
+    parked: list[dict[str, Any]]
+
+
+class Fetched(RootModel[dict[str, Any]]):
+    """What a fetch did."""
+
+
+class Tried(BaseModel):
+    """How many parked patients were tried again."""
+
+    patients: int
+
+
+async def list_agreements(call: Call) -> Any:
+    return {"agreements": [_shown(each) for each in await agreements.all_of_them(call.pool)]}
+
+
+async def put_agreement(call: Call) -> Any:
+    said: dict[str, Any] = call.body.model_dump(exclude_unset=True)
     try:
-        return _json(_shown(await agreements.add(await database.pool(), wanted)))
+        guid = uuid.UUID(said.pop("guid").strip("{}"))
+    except ValueError:
+        raise HTTPException(422, "guid: the agreement's GUID is needed") from None
+    given: dict[str, Any] = {name: _bytes(value) if name in _SECRET else value for name, value in said.items()}
+    try:
+        return _shown(await agreements.add(call.pool, Wanted(call.path["name"], guid, **given)))
     except AgreementError as error:
         raise HTTPException(422, str(error)) from None
 
 
-async def show_agreement(request: Request) -> Response:
-    """GET /api/agreements/[name]: its practices, batches and files, and how much is parked."""
-    await _operator(request, "r")
-    return _json(await status.overview(await database.pool(), await _agreement(request)))
+_SECRET = frozenset({"ssh_key", "ssh_passphrase", "password", "passphrase", "decrypt_keys", "verify_keys"})
 
 
-async def end_agreement(request: Request) -> Response:
-    """DELETE /api/agreements/[name]: fetch no more; what was loaded stays."""
-    await _operator(request, "d")
-    await agreements.end(await database.pool(), (await _agreement(request)).name)
-    return Response(status_code=204)
+def _bytes(value: str | Sequence[str] | None) -> bytes | list[bytes] | None:
+    if value is None or isinstance(value, str):
+        return value.strip("\n").encode() if value is not None else None
+    return [each.encode() for each in value]
 
 
-async def fetch(request: Request) -> Response:
-    """POST /api/agreements/[name]/fetch: do at once what the schedule does; 502 where the server cannot be read."""
-    await _operator(request, "u")
-    agreement = await _agreement(request)
+async def show_agreement(call: Call) -> Any:
+    return await status.overview(call.pool, await _agreement(call))
+
+
+async def end_agreement(call: Call) -> None:
+    await agreements.end(call.pool, (await _agreement(call)).name)
+
+
+async def fetch(call: Call) -> Any:
+    agreement = await _agreement(call)
     if not agreement.host:
         raise HTTPException(409, "the agreement has no server")
     try:
-        made = await fetching.fetch(await database.pool(), agreement)
+        made = await fetching.fetch(call.pool, agreement)
     except FetchError as error:
         raise HTTPException(502, str(error)) from None
     if made.busy:
         raise HTTPException(409, "it is being fetched already")
-    return _json(asdict(made))
+    return asdict(made)
 
 
-async def retry_batch(request: Request) -> Response:
-    """POST /api/agreements/[name]/batches/[timestamp]/retry: a batch that failed goes on (``fetch_again``: anew)."""
-    await _operator(request, "u")
-    agreement, said = await _agreement(request), await _object(request, may_lack=True)
+async def retry_batch(call: Call) -> None:
     try:
-        await steps.retry(
-            await database.pool(), agreement, str(request.path_params["stamp"]), again=said.get("fetch_again") is True
-        )
+        await steps.retry(call.pool, await _agreement(call), call.path["stamp"], again=call.body.fetch_again)
     except ExtractError as error:
         raise HTTPException(409, str(error)) from None
-    return Response(status_code=204)
 
 
-async def list_parked(request: Request) -> Response:
-    """GET /api/agreements/[name]/parked: what could not be applied, and why; ``?dismissed=true`` for what was."""
-    await _operator(request, "r")
-    dismissed = request.query_params.get("dismissed") == "true"
-    return _json({"parked": await status.parked(await database.pool(), await _agreement(request), dismissed=dismissed)})
+async def list_parked(call: Call) -> Any:
+    dismissed = call.query.get("dismissed") == "true"
+    return {"parked": await status.parked(call.pool, await _agreement(call), dismissed=dismissed)}
 
 
-async def retry_parked(request: Request) -> Response:
-    """POST /api/agreements/[name]/parked/retry: read every parked patient anew."""
-    await _operator(request, "u")
+async def retry_parked(call: Call) -> Any:
     try:
-        return _json({"patients": await status.retry(await database.pool(), await _agreement(request))})
+        return {"patients": await status.retry(call.pool, await _agreement(call))}
     except AgreementError as error:
         raise HTTPException(409, str(error)) from None
 
 
-async def settle_parked(request: Request) -> Response:
-    """POST /api/agreements/[name]/parked/[id]/dismiss (with a reason), approve or reject (a question)."""
-    actor = await _operator(request, "u")
-    await _agreement(request)
-    pool, how = await database.pool(), str(request.path_params["how"])
+async def dismiss_parked(call: Call) -> None:
+    await _agreement(call)
+    await _settled(status.dismiss(call.pool, call.number("id"), call.reader.actor, call.body.reason))
+
+
+async def approve_parked(call: Call) -> None:
+    await _agreement(call)
+    await _settled(status.decide(call.pool, call.number("id"), call.reader.actor, approve=True))
+
+
+async def reject_parked(call: Call) -> None:
+    await _agreement(call)
+    await _settled(status.decide(call.pool, call.number("id"), call.reader.actor, approve=False))
+
+
+async def _settled(work: Any) -> None:
     try:
-        number = uuid.UUID(str(request.path_params["id"]))
-        if how == "dismiss":
-            reason = (await _object(request, may_lack=True)).get("reason", "")
-            await status.dismiss(pool, number, actor, reason if isinstance(reason, str) else "")
-        elif how in ("approve", "reject"):
-            await status.decide(pool, number, actor, approve=how == "approve")
-        else:
-            raise HTTPException(404, "dismiss, approve or reject")
+        await work
     except AgreementError as error:
         raise HTTPException(409, str(error)) from None
-    except ValueError:
-        raise HTTPException(404, "nothing of that id is parked") from None
-    return Response(status_code=204)
 
 
-async def _operator(request: Request, right: str) -> str:
-    """The operator's client, for the audit trail; a person's app does not administer."""
-    token = await authorised(request, "Extract", right)
-    if token.account_id is not None:
-        raise HTTPException(403, "this is for a client of the operator's")
-    return f"client/{token.client_id}"
-
-
-async def _agreement(request: Request) -> Agreement:
+async def _agreement(call: Call) -> Agreement:
     try:
-        return await agreements.find(await database.pool(), str(request.path_params["name"]))
+        return await agreements.find(call.pool, call.path["name"])
     except AgreementError as error:
         raise HTTPException(404, str(error)) from None
-
-
-async def _object(request: Request, *, may_lack: bool = False) -> dict[str, Any]:
-    body = await read_body(request, _LONGEST)
-    if may_lack and not body:
-        return {}
-    try:
-        said = json.loads(body)
-    except ValueError:
-        raise HTTPException(400, "the body is no JSON") from None
-    if not isinstance(said, dict):
-        raise HTTPException(400, "the body is no object")
-    return said
-
-
-def _wanted(name: str, said: Mapping[str, Any]) -> Wanted:
-    """The agreement that a body describes. Raises HTTPException that names the member that is wrong."""
-    given: dict[str, Any] = {}
-    for member, value in said.items():
-        if member in _TEXTS and isinstance(value, str) and "\x00" not in value:
-            given[member] = value.strip("\n").encode() if member in _SECRET else value
-        elif member in _LISTS and isinstance(value, list) and all(isinstance(each, str) for each in value):
-            given[member] = [each.encode() for each in value] if member in _KEYS else tuple(value)
-        elif member in _NUMBERS and isinstance(value, int) and not isinstance(value, bool):
-            given[member] = value
-        else:
-            raise HTTPException(422, f"{member[:40]}: not a member of an agreement, or not of its type")
-    try:
-        given["guid"] = uuid.UUID(given.get("guid", "").strip("{}"))
-    except ValueError:
-        raise HTTPException(422, "guid: the agreement's GUID is needed") from None
-    return Wanted(name, **given)
 
 
 def _shown(agreement: Agreement) -> dict[str, Any]:
@@ -178,9 +188,23 @@ def _shown(agreement: Agreement) -> dict[str, Any]:
     return made
 
 
-def _json(made: Any) -> Response:
-    return JSONResponse(json.loads(json.dumps(made, default=_plain)))
+def _of(method: str, path: str, work: rest.Work, right: str, summary: str, **more: Any) -> Endpoint:
+    return Endpoint(method, f"/agreements{path}", work, "Extract", right, summary, (SYSTEM,), **more)
 
 
-def _plain(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+_ONE = "/{name}"
+ENDPOINTS = (
+    _of("GET", "", list_agreements, "s", "every agreement", answer=Agreements),
+    _of("GET", _ONE, show_agreement, "r", "its practices, batches and files, and how much is parked", answer=Overview),
+    _of("PUT", _ONE, put_agreement, "u", "register it, or change it; secrets are not shown again", body=Terms,
+        answer=AgreementShown),
+    _of("DELETE", _ONE, end_agreement, "d", "fetch no more; what was loaded stays"),
+    _of("POST", f"{_ONE}/fetch", fetch, "u", "do at once what the schedule does", answer=Fetched),
+    _of("POST", f"{_ONE}/batches/{{stamp}}/retry", retry_batch, "u", "a batch that failed goes on", body=Again),
+    _of("GET", f"{_ONE}/parked", list_parked, "r", "what could not be applied, and why", answer=Parked,
+        query=(("dismissed", "true for what was dismissed"),)),
+    _of("POST", f"{_ONE}/parked/retry", retry_parked, "u", "read every parked patient anew", answer=Tried),
+    _of("POST", f"{_ONE}/parked/{{id}}/dismiss", dismiss_parked, "u", "leave it, with a reason", body=Settled),
+    _of("POST", f"{_ONE}/parked/{{id}}/approve", approve_parked, "u", "say yes to what a parked patient asks"),
+    _of("POST", f"{_ONE}/parked/{{id}}/reject", reject_parked, "u", "say no to it"),
+)  # fmt: skip

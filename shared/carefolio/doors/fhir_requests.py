@@ -44,7 +44,7 @@ def reader_of(token: Token, request: Request | None = None) -> Reader:
     assert contributor is not None
     return Reader(
         f"account/{token.account_id} client/{token.client_id}", contributor, token.scope, moment, token.record_id,
-        token.patient_id,
+        token.patient_id, token.account_id,
     )  # fmt: skip
 
 

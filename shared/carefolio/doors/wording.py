@@ -9,6 +9,7 @@ from carefolio.identity import scopes
 # What people call each kind of resource; the rest is called by its FHIR name.
 _NAMES = {
     "*": "everything in the record",
+    "AccessLog": "who looked at the record",
     "AllergyIntolerance": "allergies",
     "Appointment": "appointments",
     "CarePlan": "care plans",
@@ -18,6 +19,8 @@ _NAMES = {
     "DocumentReference": "letters and documents",
     "Encounter": "visits and stays",
     "FamilyMemberHistory": "family history",
+    "Freeze": "whether a record is closed",
+    "Glass": "records that are not shared, in an emergency",
     "Goal": "goals",
     "Immunization": "vaccinations",
     "Medication": "medicines",
@@ -30,6 +33,8 @@ _NAMES = {
     "Procedure": "operations and procedures",
     "QuestionnaireResponse": "answers to questionnaires",
     "ServiceRequest": "requests for tests and referrals",
+    "Sharing": "who may see what",
+    "Team": "teams and who is in them",
 }
 _ALWAYS = {
     scopes.OPENID: "It will know that it is you who signed in.",

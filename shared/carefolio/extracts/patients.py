@@ -271,7 +271,7 @@ async def _people(
 
 
 def _known(row: Any) -> Known | None:
-    return None if row is None else Known(**{name: row[name] for name in Known.__slots__})
+    return None if row is None else Known(**{name: row[name] for name in Known.__slots__ if name != "label_is_his"})
 
 
 async def _note(connection: Connection, practice: Practice, patients: list[Patient]) -> None:
@@ -337,7 +337,7 @@ def _row(
     practice: Practice, patient: Patient, each: Made, key: uuid.UUID, current: Known | None, source: uuid.UUID
 ) -> Row | None:
     label = each.label or GENERAL
-    if current is not None and current.label != GENERAL:
+    if current is not None and (current.label != GENERAL or current.label_is_his):
         # Who may see what is there is the patient's to change; a feed takes no protection away.
         label = current.label
     return make_row(

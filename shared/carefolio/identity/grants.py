@@ -303,3 +303,9 @@ def grant_of(row: asyncpg.Record) -> Grant:
         row["record_id"], row["practitioner_id"], row["name"], row["email"],
         row["email_verified"], row.get("redirect_uri"), row.get("challenge"),
     )  # fmt: skip
+
+
+async def session_of(pool: Pool, grant: uuid.UUID) -> bytes | None:
+    """The session that a grant lives in; None for one that lasts without it."""
+    found = await pool.fetchval("SELECT session_id FROM app_grant WHERE id = $1 AND ended_at IS NULL", grant)
+    return bytes(found) if found is not None else None

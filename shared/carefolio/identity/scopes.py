@@ -14,7 +14,9 @@ from functools import lru_cache
 _SCOPE = re.compile(r"(system|patient|user)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|read|write|\*)(?:\?([^\s#]{1,500}))?\Z")
 # What is ours and not FHIR's (how a sender was set up, who is invited, which extracts come) is never in a scope for
 # all types.
-OURS = frozenset({"Extract", "Invitation", "Provider", "Sender"})
+OURS = frozenset({
+    "AccessLog", "Extract", "Freeze", "Glass", "Invitation", "Provider", "Sender", "Sharing", "Team",
+})  # fmt: skip
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
 OPENID = "openid"
 OFFLINE = "offline_access"

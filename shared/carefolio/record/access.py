@@ -13,6 +13,7 @@ from carefolio.cloud.database import Connection
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import scopes
 from carefolio.record.arguments import Arguments, SearchError
+from carefolio.record.labels import SEXUAL
 from carefolio.record.search_terms import condition
 
 
@@ -22,7 +23,7 @@ class Reader:
 
     ``at`` is the first moment after the one as of which he reads; None for now. ``own`` is the record of a patient who
     reads (and contributes: then ``organisation_id`` is its number too), ``patient`` the one that his app was opened
-    for.
+    for. ``account`` is a person's, None where a system reads.
     """
 
     actor: str
@@ -31,6 +32,7 @@ class Reader:
     at: datetime | None = None
     own: uuid.UUID | None = None
     patient: uuid.UUID | None = None
+    account: uuid.UUID | None = None
 
     def may(self, kind: str, right: str) -> bool:
         """Whether the scope allows ``right`` (a letter of ``cruds``) on a type: what a search goes through counts."""
@@ -51,7 +53,10 @@ class Reader:
         return bool(scopes.restrictions(self.scope or ""))
 
 
-_COLUMNS = "patient_id, organisations, label, available_from, content, keys, date_from, date_to, texts, ranges"
+_COLUMNS = (
+    "patient_id, organisations, team_id, label, confidential, available_from, content, keys, date_from, date_to, "
+    "texts, ranges"
+)
 
 
 # What is nobody's and everybody needs, to read his own: who did it, where, with what.
@@ -61,9 +66,9 @@ _SHARED = ("Device", "HealthcareService", "Location", "Medication", "Organizatio
 def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:
     """The predicate of the rows of ``table`` that ``reader`` may read; its values are appended to ``arguments``.
 
-    A system client and a professional read what their organisation contributed, a patient his own record from the
-    moment on that it is open to him; and of that what the scopes of the app find. (The organisation is a subquery, so
-    that plans are the same for everybody and need not be made anew.)
+    Not frozen, and his own, or contributed by him, or shared with him (domain rules A8); of that what the scopes of the
+    app find. A system client reads what its organisation contributed, a professional what his teams did. (Values that
+    must not matter to a plan are in subqueries, so that plans are the same for everybody and need not be made anew.)
     """
     if reader.own is not None:
         predicate = _of_record(reader.own, arguments, table)
@@ -71,12 +76,65 @@ def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> s
     else:
         arguments.append([reader.organisation_id])
         predicate = f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
+    if reader.account is not None:
+        arguments.append(reader.account)
+        account = f"(SELECT ${len(arguments)}::uuid)"
+        if reader.own is None:
+            predicate += f" AND {_of_his_teams(account, table)} OR {_is_directory(table)}"
+        predicate = f"({predicate} OR {_shared_with(account, table)})"
+    predicate += f" AND {_not_frozen(table)}"
     contexts = scopes.contexts(reader.scope or "")
     found = [_in_context(context, len(contexts) > 1, reader, arguments, table) for context in contexts]
     if not all(found):
         # One of the contexts is all that he may read.
         return predicate
     return f"{predicate} AND ({' OR '.join(f'({each})' for each in found)})" if found else predicate
+
+
+def _of_his_teams(account: str, table: str) -> str:
+    """Of what his organisation contributed that of his own teams, and of none: not that of its other teams."""
+    return f"""({table}.team_id IS NULL OR {table}.team_id <> ALL(ARRAY(
+        SELECT team.id FROM account JOIN team USING (organisation_id) WHERE account.id = {account}
+        EXCEPT SELECT team_id FROM account_team WHERE account_id = {account}
+    )))"""  # noqa: S608 - ours
+
+
+def _is_directory(table: str) -> str:
+    shared = ", ".join(f"'{kind}'" for kind in _SHARED)
+    return f"{table}.patient_id IS NULL AND {table}.type IN ({shared})"
+
+
+def _shared_with(account: str, table: str) -> str:
+    """What a sharing with a person, or with one of his teams, opens (carefolio.record.sharing).
+
+    Who the patient is, is told with any of his labels, and to a team that contributed though nothing is shared. A carer
+    waits for what the patient waits for; of somebody from 11 to 15 he does not see what is about sexual health.
+    """
+    return f"""EXISTS (
+        SELECT FROM record asked JOIN record known USING (person_id) JOIN sharing s ON s.record_id = known.id
+        WHERE asked.id = {table}.patient_id AND s.ended_at IS NULL AND s.ends_at > now() AND s.grantee = ANY(ARRAY(
+            SELECT team_id FROM account_team WHERE account_id = {account} UNION ALL SELECT {account}
+        )) AND (s.kind <> 'glass' OR EXISTS (
+            SELECT FROM session open WHERE open.id = s.session_id AND open.ended_at IS NULL
+        )) AND (
+            {table}.type = 'Patient' AND s.contributed
+            OR ({table}.type = 'Patient' AND s.labels <> '{{}}' OR {table}.label = ANY(s.labels)
+                AND (s.confidential OR NOT {table}.confidential))
+            AND NOT EXISTS (
+                SELECT FROM record off WHERE off.person_id = asked.person_id AND off.sharing_off_at IS NOT NULL
+            )
+        ) AND (s.role <> 'carer' OR ({table}.available_from IS NULL OR {table}.available_from <= now())
+            AND ({table}.label <> '{SEXUAL}' OR NOT EXISTS (
+                SELECT FROM resource child WHERE child.id = asked.id AND child.type = 'Patient'
+                AND child.date_from > now() - interval '16 years' AND child.date_from <= now() - interval '11 years'
+            )))
+    )"""  # noqa: S608 - ours
+
+
+def _not_frozen(table: str) -> str:
+    return f"""({table}.patient_id IS NULL OR {table}.patient_id <> ALL(ARRAY(
+        SELECT every.id FROM record frozen JOIN record every USING (person_id) WHERE frozen.frozen_at IS NOT NULL
+    )))"""  # noqa: S608 - ours
 
 
 def _in_context(context: str, several: bool, reader: Reader, arguments: list[Any], table: str) -> str:

@@ -18,7 +18,7 @@ from carefolio.mapping.merge import MERGED
 from carefolio.record import joining, matching, sets
 from carefolio.record.ids import derived
 from carefolio.record.joining import Target
-from carefolio.record.labels import GENERAL, label_of
+from carefolio.record.labels import ALWAYS_GENERAL, GENERAL, label_of
 from carefolio.record.matching import Held
 from carefolio.record.rows import Known, Row, make_row, without_head
 from carefolio.record.sources import StoredMessage
@@ -67,6 +67,7 @@ async def apply_parts(
 
 
 _NOBODY = joining.NOBODY
+_SNOMED = "http://snomed.info/sct"
 
 
 async def repeat_parts(
@@ -168,7 +169,8 @@ async def _part(
     if target.new:
         await matching.register(connection, target.patient, target.new, message["id"])
         change.released = bool(await matching.release(connection, target.new, MESSAGE_STORED)) or change.released
-    rows = _rows(message, mapped, target, candidates, there, origin, now)
+    of_team, of_codes = await _labels_of(connection, message, mapped, records)
+    rows = _rows(message, mapped, target, candidates, there, origin, now, of_team, of_codes)
     # The same clinician may be in two patients' parts.
     for row in rows:
         change.rows.setdefault(row.id, row)
@@ -244,6 +246,8 @@ def _rows(
     there: dict[uuid.UUID, Known],
     origin: Origin,
     now: datetime,
+    of_team: str,
+    of_codes: dict[str, str],
 ) -> list[Row]:
     """What has to be written: new resources, and those that the message changes."""
     organisation: uuid.UUID = message["organisation_id"]
@@ -277,7 +281,7 @@ def _rows(
             organisations=organisations,
             source=origin.id,
             now=now,
-            label=_label(entry, mapped, before),
+            label=_label(entry, mapped, before, of_team, of_codes),
             place=entry.place,
             available_from=entry.available_from,
         )
@@ -286,10 +290,49 @@ def _rows(
     return made
 
 
-def _label(entry: Entry, mapped: Mapped, before: Known | None) -> str:
-    """The privacy label; a message that names no specialty takes no protection away."""
-    found = label_of(entry.type, mapped.specialty) if entry.scope == "patient" else GENERAL
+def _label(entry: Entry, mapped: Mapped, before: Known | None, of_team: str, of_codes: dict[str, str]) -> str:
+    """The privacy label (domain rules A8): by specialty, else the team's, else its code's, else general.
+
+    What the patient chose stays, and a message that says nothing of it takes no protection away.
+    """
+    if before is not None and before.label_is_his:
+        return before.label
+    found = GENERAL
+    if entry.scope == "patient" and entry.type not in ALWAYS_GENERAL:
+        found = label_of(entry.type, mapped.specialty)
+        if found == GENERAL:
+            found = of_team
+        if found == GENERAL:
+            found = next((of_codes[code] for code in _concepts(entry.resource) if code in of_codes), GENERAL)
     return before.label if before is not None and found == GENERAL else found
+
+
+def _concepts(resource: dict[str, Any]) -> list[str]:
+    """The SNOMED CT concepts of a resource's code."""
+    code = resource.get("code")
+    codings = code.get("coding", ()) if isinstance(code, dict) else ()
+    return [each["code"] for each in codings if each.get("system") == _SNOMED and str(each.get("code", "")).isdigit()]
+
+
+async def _labels_of(
+    connection: Connection, message: StoredMessage, mapped: Mapped, records: Sequence[uuid.UUID]
+) -> tuple[str, dict[str, str]]:
+    """The label of what the message's team contributes to the record, and those of sensitive concepts in it."""
+    of_team: str = GENERAL
+    if message["team_id"] is not None:
+        of_team = await connection.fetchval(
+            """
+            SELECT coalesce((SELECT label FROM team_label WHERE record_id = ANY($2) AND team_id = $1 LIMIT 1), label)
+            FROM team WHERE id = $1
+            """,
+            message["team_id"],
+            records,
+        )
+    concepts = {int(code) for entry in mapped.entries for code in _concepts(entry.resource)}
+    rows = await connection.fetch(
+        "SELECT concept, label FROM sensitive_concept WHERE concept = ANY($1)", sorted(concepts)
+    ) if concepts else ()  # fmt: skip
+    return of_team, {str(row["concept"]): row["label"] for row in rows}
 
 
 def _merged(entry: Entry, before: Known, message: StoredMessage, mapped: Mapped) -> dict[str, Any] | None:

@@ -51,10 +51,11 @@ async def _shown(pool: Pool, reader: Reader, wanted: str, arguments: Arguments) 
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments.values,
     )
-    return [_patient(row["id"], json.loads(row["content"])) for row in rows]
+    return [shown(row["id"], json.loads(row["content"])) for row in rows]
 
 
-def _patient(number: uuid.UUID, content: dict[str, Any]) -> dict[str, Any]:
+def shown(number: uuid.UUID, content: dict[str, Any]) -> dict[str, Any]:
+    """A Patient as a list shows him: id, name, born, nhs_number (3-3-4)."""
     name = (content.get("name") or [{}])[0]
     numbers = [each.get("value", "") for each in content.get("identifier", []) if each.get("system") == _NHS_NUMBER]
     shown = f"{numbers[0][:3]} {numbers[0][3:6]} {numbers[0][6:]}" if numbers and len(numbers[0]) == 10 else ""

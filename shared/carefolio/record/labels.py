@@ -27,7 +27,7 @@ _OF_SPECIALTY = {
     "669": SOCIAL, "SOCIAL": SOCIAL, "SOCIALCARE": SOCIAL,
 }  # fmt: skip
 # Medicines and allergies start general, whoever sends them: everybody who treats must know them.
-_ALWAYS_GENERAL = frozenset({
+ALWAYS_GENERAL = frozenset({
     "AllergyIntolerance", "MedicationAdministration", "MedicationDispense", "MedicationRequest",
     "MedicationStatement", "Patient",
 })  # fmt: skip
@@ -41,8 +41,19 @@ def label_in(resource: Mapping[str, Any]) -> str:
     return GENERAL
 
 
+_CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+
+
+def is_confidential(resource: Mapping[str, Any]) -> bool:
+    """Whether who wrote it restricts it (v3-Confidentiality R): an entry, never the person himself."""
+    return resource["resourceType"] != "Patient" and any(
+        coding.get("system") == _CONFIDENTIALITY and coding.get("code") == "R"
+        for coding in resource["meta"].get("security", [])
+    )
+
+
 def label_of(kind: str, specialty: str) -> str:
     """The label that a resource of type ``kind`` gets from its specialty; general where that says nothing."""
-    if kind in _ALWAYS_GENERAL:
+    if kind in ALWAYS_GENERAL:
         return GENERAL
     return _OF_SPECIALTY.get(specialty.upper().replace(" ", ""), GENERAL)

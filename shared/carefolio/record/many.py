@@ -21,6 +21,7 @@ from carefolio.record.write import ChangedMeanwhileError
 _COLUMNS = (
     "id", "type", "version", "last_updated", "patient_id", "organisations", "message_id", "place", "seq", "source_time",
     "digest", "content", "keys", "date_from", "date_to", "label", "available_from", "texts", "ranges", "by_app",
+    "confidential",
 )  # fmt: skip
 # Lines in one message of COPY.
 _LINES = 250
@@ -44,10 +45,12 @@ async def there(connection: Connection, numbers: Sequence[str]) -> dict[uuid.UUI
     await parameters.refresh(connection)
     rows = await connection.fetch(
         """
-        SELECT id, version, true AS live, patient_id, digest, seq, source_time, organisations, label, available_from
+        SELECT id, version, true AS live, patient_id, digest, seq, source_time, organisations, label, available_from,
+               EXISTS (SELECT FROM item_label WHERE resource_id = id) AS label_is_his
         FROM resource WHERE id = ANY($1::uuid[])
         UNION ALL
-        SELECT id, version, false, patient_id, ''::bytea, seq, NULL, organisations, label, NULL
+        SELECT id, version, false, patient_id, ''::bytea, seq, NULL, organisations, label, NULL,
+               EXISTS (SELECT FROM item_label WHERE resource_id = id)
         FROM resource_history WHERE id = ANY($1::uuid[]) AND valid_to = 'infinity'
         """,
         numbers,
@@ -87,14 +90,14 @@ async def _change(connection: Connection, rows: Sequence[tuple[Row, uuid.UUID]],
         WITH kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations, team_id,
                                           label, message_id, place, seq, content, available_from, keys, date_from,
-                                          date_to, texts, ranges)
+                                          date_to, texts, ranges, confidential)
             SELECT r.id, r.version, r.type, r.last_updated, $1::timestamptz, r.patient_id, r.organisations, r.team_id,
                    r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys, r.date_from, r.date_to,
-                   r.texts, r.ranges
+                   r.texts, r.ranges, r.confidential
             FROM resource r JOIN incoming USING (id)
             UNION ALL
             SELECT id, version, type, $1, 'infinity', patient_id, organisations, NULL, label, message_id, place, seq,
-                   NULL, NULL, '{{}}', NULL, NULL, '{{}}', '{{}}'
+                   NULL, NULL, '{{}}', NULL, NULL, '{{}}', '{{}}', false
             FROM incoming WHERE content IS NULL
         ), back AS (
             UPDATE resource_history h SET valid_to = $1 FROM incoming
@@ -112,7 +115,7 @@ async def _change(connection: Connection, rows: Sequence[tuple[Row, uuid.UUID]],
                 digest = excluded.digest, content = excluded.content, keys = excluded.keys,
                 date_from = excluded.date_from, date_to = excluded.date_to, label = excluded.label,
                 available_from = excluded.available_from, texts = excluded.texts, ranges = excluded.ranges,
-                by_app = excluded.by_app
+                by_app = excluded.by_app, confidential = excluded.confidential
             WHERE r.version = excluded.version - 1
             RETURNING id
         )
@@ -163,7 +166,8 @@ def _line(row: Row, file: uuid.UUID, stamp: str) -> str:
         f"{row.id}\t{row.type}\t{row.version}\t{stamp}\t{row.patient_id or _NONE}\t"
         f"{{{','.join(map(str, row.organisations))}}}\t{file}\t{row.place}\t0\t{BEGINNING}\t"
         f"\\\\x{row.digest.hex()}\t{content}\t{row.keys}\t{row.date_from or _NONE}\t{row.date_to or _NONE}\t"
-        f"{row.label}\t{row.available_from or _NONE}\t{_array(row.texts)}\t{row.ranges}\tt\n"
+        f"{row.label}\t{row.available_from or _NONE}\t{_array(row.texts)}\t{row.ranges}\tt\t"
+        f"{'t' if row.confidential else 'f'}\n"
     )
 
 

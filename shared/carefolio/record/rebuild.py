@@ -223,7 +223,8 @@ async def _again(connection: Connection, item: dict[str, Any], made: Rebuilt) ->
 async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[uuid.UUID, Stored]:
     rows: list[asyncpg.Record] = await connection.fetch(
         f"""
-        SELECT id, type, patient_id, content, organisations, label, place, available_from, seq, source_time
+        SELECT id, type, patient_id, content, organisations, place, available_from, seq, source_time,
+               coalesce((SELECT his.label FROM item_label his WHERE his.resource_id = resource.id), label) AS label
         FROM resource WHERE patient_id = ANY($1) AND {_OF_MESSAGES}
         """,  # noqa: S608 - ours
         list(records),

@@ -268,7 +268,8 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
         await connection.execute("SELECT FROM resource WHERE id = ANY($1) ORDER BY id FOR UPDATE", numbers)
     kinds = {each.operation.type for each in work}
     there = await known(connection, numbers, sorted(kinds), aliases=False)
-    closed = await hidden(connection, made.reader, list(there)) if made.reader.is_restricted else set()
+    live = [number for number, current in there.items() if current.live]
+    closed = await hidden(connection, made.reader, live) if made.reader.is_restricted or made.reader.account else set()
     for each in work:
         if each.number is None or each.done is not None:
             continue

@@ -23,7 +23,10 @@ BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is there of a resource; ``live`` is False after its deletion. ``content`` only where it was asked for."""
+    """What is there of a resource; ``live`` is False after its deletion. ``content`` only where it was asked for.
+
+    ``label_is_his``: the patient chose the privacy label.
+    """
 
     id: uuid.UUID
     version: int
@@ -36,6 +39,7 @@ class Known:
     label: str
     available_from: datetime | None
     content: str | None
+    label_is_his: bool = False
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class Row:
     texts: str = "[]"
     ranges: str = "{}"
     available_from: datetime | None = None
+    confidential: bool = False
     seq: int | None = None
     source_time: datetime | None = None
 
@@ -110,6 +115,7 @@ def make_row(
         texts=indexed.texts,
         ranges=indexed.ranges,
         available_from=available_from,
+        confidential="meta" in resource and labels.is_confidential(resource),
     )
 
 

@@ -91,13 +91,15 @@ async def known(
                        SELECT person_id FROM record WHERE record.id = ($4::uuid[])[1]
                    )
                ) END AS together, gone.id AS gone_id, gone.version AS gone_version, gone.seq AS gone_seq,
-               gone.organisations AS gone_organisations, gone.patient_id AS gone_patient_id, gone.label AS gone_label
+               gone.organisations AS gone_organisations, gone.patient_id AS gone_patient_id, gone.label AS gone_label,
+               his.label AS his_label
         FROM unnest(
             (SELECT $1::uuid[] || CASE WHEN $4::uuid[] = '{}' THEN '{}' ELSE '{NULL}'::uuid[] END)
         ) AS wanted (id)
         LEFT JOIN resource_alias alias ON alias.id = wanted.id AND $3
         LEFT JOIN resource r ON r.id = coalesce(alias.target, wanted.id)
         LEFT JOIN resource_history gone ON gone.id = wanted.id AND gone.valid_to = 'infinity' AND r.id IS NULL
+        LEFT JOIN item_label his ON his.resource_id = coalesce(r.id, gone.id)
         WHERE r.id IS NOT NULL OR gone.id IS NOT NULL OR wanted.id IS NULL
         """,
         numbers,
@@ -122,9 +124,10 @@ async def known(
             seq=row[f"{at}seq"],
             source_time=row["source_time"] or BEGINNING,
             organisations=row[f"{at}organisations"],
-            label=row[f"{at}label"],
+            label=row["his_label"] or row[f"{at}label"],
             available_from=row["available_from"],
             content=row["content"],
+            label_is_his=row["his_label"] is not None,
         )
     return found
 
@@ -182,20 +185,20 @@ async def _written(
             SELECT t.* FROM given, unnest(
                 given.ids, $2::text[], $3::int[], $4::text[], $5::bytea[], $6::text[], $7::text[],
                 $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::timestamptz[],
-                $25::bigint[], $26::timestamptz[], $28::text[], $29::text[]
+                $25::bigint[], $26::timestamptz[], $28::text[], $29::text[], $31::bool[]
             ) AS t (id, type, version, content, digest, organisations, keys, date_from, date_to, patient_id, place,
-                    label, available_from, seq, source_time, texts, ranges)
+                    label, available_from, seq, source_time, texts, ranges, confidential)
         ), kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
                                           team_id, label, message_id, place, seq, content, available_from, keys,
-                                          date_from, date_to, texts, ranges)
+                                          date_from, date_to, texts, ranges, confidential)
             SELECT r.id, r.version, r.type, r.last_updated, $14::timestamptz, r.patient_id, r.organisations,
                    r.team_id, r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys,
-                   r.date_from, r.date_to, r.texts, r.ranges
+                   r.date_from, r.date_to, r.texts, r.ranges, r.confidential
             FROM resource r JOIN incoming USING (id)
             UNION ALL
             SELECT id, version, type, $14::timestamptz, 'infinity', patient_id, organisations::uuid[], $15::uuid, label,
-                   $16::uuid, place, $17::bigint, NULL, NULL, '{}', NULL, NULL, '{}', '{}'
+                   $16::uuid, place, $17::bigint, NULL, NULL, '{}', NULL, NULL, '{}', '{}', false
             FROM incoming WHERE content IS NULL
         ), back AS (
             UPDATE resource_history h SET valid_to = $14 FROM incoming
@@ -207,11 +210,13 @@ async def _written(
         ), written AS (
             INSERT INTO resource AS r (id, type, version, last_updated, patient_id, organisations, team_id,
                                        message_id, place, seq, source_time, digest, content, keys,
-                                       date_from, date_to, label, available_from, texts, ranges, by_app)
+                                       date_from, date_to, label, available_from, texts, ranges, by_app,
+                                       confidential)
             SELECT id, type, version, $14, patient_id, organisations::uuid[],
                    $15, $16, place, coalesce(seq, $17), coalesce(source_time, $18), digest, content, keys::bigint[],
                    date_from, date_to, label, available_from,
-                   ARRAY(SELECT json_array_elements_text(texts::json)), ranges::nummultirange, $30
+                   ARRAY(SELECT json_array_elements_text(texts::json)), ranges::nummultirange, $30,
+                   confidential
             FROM incoming WHERE content IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET
                 version = excluded.version, last_updated = excluded.last_updated,
@@ -223,7 +228,8 @@ async def _written(
                 digest = excluded.digest,
                 content = excluded.content, keys = excluded.keys, date_from = excluded.date_from,
                 date_to = excluded.date_to, label = excluded.label, available_from = excluded.available_from,
-                texts = excluded.texts, ranges = excluded.ranges, by_app = excluded.by_app
+                texts = excluded.texts, ranges = excluded.ranges, by_app = excluded.by_app,
+                confidential = excluded.confidential
             WHERE r.version = excluded.version - 1
             RETURNING id
         ), confirmed AS (
@@ -239,6 +245,13 @@ async def _written(
                 other_patients = $24, notes = $21, applied_seq = nextval('change_seq'),
                 life = life || jsonb_build_object('at', $14::timestamptz, 'status', 'applied')
             WHERE id = $16 AND status = 'received' RETURNING id
+        ), tied AS (
+            -- A team that contributes to a record sees of it what it sees of its patients, unless the patient said.
+            INSERT INTO sharing AS s (record_id, grantee, role, kind, labels, contributed, created_by)
+            SELECT patient, team.id, 'team', 'implied', team.labels, true, $19
+            FROM team, unnest($32::uuid[]) AS t (patient) WHERE team.id = $15
+            ON CONFLICT (record_id, grantee) WHERE ended_at IS NULL AND kind <> 'glass'
+            DO UPDATE SET contributed = true WHERE NOT s.contributed
         ), new_records AS (
             INSERT INTO record (id, person_id, created_at)
             SELECT DISTINCT patient_id, patient_id, $14::timestamptz FROM incoming, given
@@ -293,4 +306,6 @@ async def _written(
         [row.texts for row in rows],
         [row.ranges for row in rows],
         origin.app,
+        [row.confidential for row in rows],
+        list(dict.fromkeys(patients)) if origin.team_id is not None else [],
     )

@@ -1,0 +1,147 @@
+"""REST: an organisation's teams, who is in them, and its people's roles.
+
+For the organisation's own client, its administrators and (members only) the coordinators of a team.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from carefolio.doors.consent import Label
+from carefolio.doors.rest import PROFESSIONAL, SYSTEM, Call, Endpoint
+from carefolio.identity import teams
+from carefolio.identity.teams import TeamError
+from carefolio.record.sharing import SharingError
+
+T = TypeVar("T")
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TeamLabels(_Said):
+    """The label of what a team contributes, and those of what it sees of its patients."""
+
+    label: Label = "general"
+    labels: list[Label] = ["general"]
+
+
+class NewTeam(TeamLabels):
+    """A team."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+
+
+class Place(_Said):
+    """What somebody is in a team."""
+
+    coordinator: bool = False
+
+
+class Roles(_Said):
+    """Somebody's roles in his organisation."""
+
+    roles: list[Literal["administrator", "privacy-officer"]]
+
+
+class TeamShown(BaseModel):
+    """A team."""
+
+    id: uuid.UUID
+    name: str
+    label: str
+    labels: list[str]
+    members: int
+
+
+class Teams(BaseModel):
+    """An organisation's teams, in the order of their names."""
+
+    teams: list[TeamShown]
+
+
+class MemberShown(BaseModel):
+    """A professional in a team."""
+
+    account: uuid.UUID
+    name: str
+    coordinator: bool
+
+
+class Members(BaseModel):
+    """Who is in a team."""
+
+    members: list[MemberShown]
+
+
+async def list_teams(call: Call) -> Any:
+    return {"teams": await teams.of_organisation(call.pool, call.reader.organisation_id)}
+
+
+async def add_team(call: Call) -> Any:
+    await _administrator(call)
+    said: NewTeam = call.body
+    return await _told(teams.add(call.pool, call.reader.organisation_id, said.name, said.label, said.labels))
+
+
+async def change_team(call: Call) -> Any:
+    await _administrator(call)
+    said: TeamLabels = call.body
+    return await _told(
+        teams.change(call.pool, call.reader.organisation_id, call.number("team"), said.label, said.labels)
+    )
+
+
+async def list_members(call: Call) -> Any:
+    return {"members": await _told(teams.members(call.pool, call.reader.organisation_id, call.number("team")))}
+
+
+async def put_member(call: Call) -> None:
+    await _administrator(call, call.number("team"))
+    await _told(
+        teams.join(call.pool, call.reader.organisation_id, call.number("team"), call.number("account"),
+                   coordinator=call.body.coordinator)
+    )  # fmt: skip
+
+
+async def delete_member(call: Call) -> None:
+    await _administrator(call, call.number("team"))
+    await _told(teams.leave(call.pool, call.reader.organisation_id, call.number("team"), call.number("account")))
+
+
+async def put_roles(call: Call) -> None:
+    await _administrator(call)
+    await _told(teams.set_roles(call.pool, call.reader.organisation_id, call.number("account"), call.body.roles))
+
+
+async def _administrator(call: Call, team: uuid.UUID | None = None) -> None:
+    account = call.reader.account
+    if account is not None and not await teams.may_administer(call.pool, account, team):
+        raise SharingError("this is for an administrator of the organisation", forbidden=True)
+
+
+async def _told(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except TeamError as error:
+        raise HTTPException(404 if error.missing else 422, str(error)) from None
+
+
+_WHO = (PROFESSIONAL, SYSTEM)
+_ONE = "/teams/{team}"
+ENDPOINTS = (
+    Endpoint("GET", "/teams", list_teams, "Team", "s", "the organisation's teams", _WHO, answer=Teams),
+    Endpoint("POST", "/teams", add_team, "Team", "c", "a new team", _WHO, body=NewTeam, answer=TeamShown, status=201),
+    Endpoint("PUT", _ONE, change_team, "Team", "u", "a team's labels", _WHO, body=TeamLabels, answer=TeamShown),
+    Endpoint("GET", f"{_ONE}/members", list_members, "Team", "r", "who is in a team", _WHO, answer=Members),
+    Endpoint("PUT", f"{_ONE}/members/{{account}}", put_member, "Team", "u", "take somebody in", _WHO, body=Place),
+    Endpoint("DELETE", f"{_ONE}/members/{{account}}", delete_member, "Team", "u", "take somebody out", _WHO),
+    Endpoint("PUT", "/accounts/{account}/roles", put_roles, "Team", "u", "somebody's roles in the organisation", _WHO,
+             body=Roles),
+)  # fmt: skip

@@ -1,0 +1,99 @@
+"""Who looked at a record, or changed it: for its patient, in his words (domain rules A8, A9)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from carefolio.cloud.database import Pool
+from carefolio.record.access import Reader
+from carefolio.record.sharing import SharingError, decides
+
+_SECTIONS = {
+    "Patient": "demographics", "RelatedPerson": "demographics", "EpisodeOfCare": "demographics",
+    "Observation": "tests and measurements", "DiagnosticReport": "tests", "Specimen": "tests",
+    "ServiceRequest": "tests", "ImagingStudy": "imaging", "Media": "imaging",
+    "Condition": "diagnoses", "FamilyMemberHistory": "diagnoses", "ClinicalImpression": "diagnoses",
+    "AllergyIntolerance": "medicines", "MedicationRequest": "medicines", "MedicationStatement": "medicines",
+    "MedicationAdministration": "medicines", "MedicationDispense": "medicines", "Immunization": "medicines",
+    "Appointment": "appointments", "Slot": "appointments", "Encounter": "hospital stays and visits",
+    "Procedure": "hospital stays and visits", "DocumentReference": "files", "Binary": "files", "Composition": "files",
+    "Communication": "events and messages", "CarePlan": "plans", "Goal": "plans", "CareTeam": "plans",
+    "Consent": "sharing",
+}  # fmt: skip
+_ACTIONS = {"read-nothing": "looked for", "find": "looked up", "read": "read", "search": "read", "history": "read",
+            "everything": "read", "write": "wrote"}  # fmt: skip
+EVERYTHING = "the whole record"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One line: who (of which organisation, through which app) did what in which section, when and why."""
+
+    id: int
+    at: datetime
+    who: str
+    organisation: str
+    through: str
+    own: bool
+    action: str
+    section: str
+    reason: str
+
+
+async def looks(
+    pool: Pool, reader: Reader, record: uuid.UUID, *, own: bool = False, count: int = 50, before: int | None = None
+) -> list[Look]:
+    """A page of the log, the newest first; ``own``: what the patient did himself, too. Raises SharingError."""
+    if not await decides(pool, reader, record):
+        raise SharingError("the access log is its patient's", forbidden=True)
+    rows = await pool.fetch(
+        """
+        WITH lines AS (
+            SELECT a.id, a.at, a.actor, a.action, a.resource_type, a.written, a.patient_id, a.organisation_id,
+                   substring(a.actor FROM '^account/([0-9a-f-]{36})')::uuid AS account,
+                   substring(a.actor FROM '^sender/([0-9a-f-]{36})')::uuid AS sender,
+                   substring(a.actor FROM 'client/(\\S+)$') AS client
+            FROM record asked JOIN record every USING (person_id) JOIN audit a ON a.patient_id = every.id
+            WHERE asked.id = $1 AND ($2::bigint IS NULL OR a.id < $2)
+              AND ($3 OR a.actor NOT LIKE 'account/' || $4 || '%')
+            ORDER BY a.id DESC LIMIT $5
+        )
+        SELECT lines.*, coalesce(account.name, sender.name, client.name, '') AS who, client.name AS through,
+               coalesce(organisation.name, '') AS organisation, lines.account = $4::uuid AS own,
+               (SELECT glass.reason FROM sharing glass WHERE glass.kind = 'glass' AND glass.grantee = lines.account
+                AND glass.record_id = lines.patient_id AND lines.at >= glass.created_at AND lines.at <= glass.ends_at
+                LIMIT 1) AS reason
+        FROM lines LEFT JOIN account ON account.id = lines.account LEFT JOIN sender ON sender.id = lines.sender
+        LEFT JOIN client ON client.id = lines.client
+        LEFT JOIN organisation ON organisation.id =
+            coalesce(account.organisation_id, sender.organisation_id, lines.organisation_id)
+        ORDER BY lines.id DESC
+        """,
+        record,
+        before,
+        own,
+        str(reader.account),
+        count,
+    )
+    return [
+        Look(
+            row["id"], row["at"], row["who"] or _system(row["actor"]), row["organisation"],
+            row["through"] if row["account"] else "", bool(row["own"]), _ACTIONS.get(row["action"], row["action"]),
+            _section(row["resource_type"], row["written"]), row["reason"] or "",
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _system(actor: str) -> str:
+    """Who is neither a person nor an organisation's system."""
+    return "the GP practice's extract" if actor.startswith("agreement/") else "Carefolio"
+
+
+def _section(kinds: str | None, written: list[str] | None) -> str:
+    """The parts of a record that a line is about."""
+    types = (kinds or "").split(",") if kinds else [each.partition("/")[0] for each in written or ()]
+    found = dict.fromkeys(_SECTIONS.get(kind, "other") for kind in types if kind)
+    return ", ".join(found) if 0 < len(found) <= 3 else EVERYTHING

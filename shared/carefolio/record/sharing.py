@@ -1,0 +1,394 @@
+"""Who sees a record besides its patient: with teams, professionals and carers, by privacy label (domain rules A8).
+
+A sharing is the patient's word (``explicit``) or follows from a team's contribution (``implied``). Every SELECT reads
+them (carefolio.record.access), so that a change counts from the next request on. The patient's words are Consents too.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.record import labels
+from carefolio.record.access import Reader
+from carefolio.record.decisions import keep, retried
+from carefolio.record.ids import derived
+from carefolio.record.rows import Known, make_row, without_head
+from carefolio.record.write import Origin, known, write
+
+TEAM, PROFESSIONAL, CARER = "team", "professional", "carer"
+_MOST = 500
+
+
+class SharingError(Exception):
+    """What was asked for cannot be; the text is for the person who asked. ``forbidden``: it is not his to decide."""
+
+    def __init__(self, reason: str, *, forbidden: bool = False) -> None:
+        super().__init__(reason)
+        self.forbidden = forbidden
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who (a team or an account) sees which labels of a record; none: the patient said no.
+
+    ``contributed``: a team that sees what it contributed itself, whatever is shared.
+    """
+
+    grantee: uuid.UUID
+    role: str
+    kind: str
+    name: str
+    organisation: str
+    labels: tuple[str, ...]
+    confidential: bool
+    contributed: bool
+    since: datetime
+    until: datetime | None
+
+
+async def decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> bool:
+    """Whether it is the reader who decides about a record: his own, or one that is joined to it, and not frozen."""
+    if reader.own is None:
+        return False
+    return bool(
+        await connection.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM record own JOIN record asked USING (person_id)
+                           WHERE own.id = $1 AND asked.id = $2)
+               AND NOT EXISTS (SELECT FROM record own JOIN record every USING (person_id)
+                               WHERE own.id = $1 AND every.frozen_at IS NOT NULL)
+            """,
+            reader.own,
+            record,
+        )
+    )
+
+
+async def share(
+    pool: Pool,
+    reader: Reader,
+    record: uuid.UUID,
+    grantee: uuid.UUID,
+    role: str,
+    wanted: Sequence[str],
+    *,
+    until: datetime | None = None,
+    confidential: bool = False,
+) -> Sharing:
+    """Share a record: the patient's word about a grantee from now on; no labels say no. Raises SharingError."""
+    chosen = _labels(wanted)
+    if until is not None and until <= datetime.now(UTC):
+        raise SharingError("until: the end lies in the past")
+    if role not in (TEAM, PROFESSIONAL, CARER):
+        raise SharingError("role: one of team, professional, carer")
+    if confidential and role == CARER:
+        raise SharingError("confidential: a carer does not see what its author restricted")
+
+    async def work(connection: Connection) -> Sharing:
+        await _mine(connection, reader, record)
+        if await _grantee(connection, grantee, role) is None:
+            raise SharingError(f"there is no such {role}")
+        if role != TEAM and grantee == reader.account:
+            raise SharingError("you see your own record anyway")
+        end = until
+        if role == CARER and (grown := await _sixteen(connection, record)) is not None:
+            # From his sixteenth birthday on he decides himself, anew.
+            end = grown if end is None or end > grown else end
+        await _end(connection, reader, record, grantee)
+        number: uuid.UUID = await connection.fetchval(
+            """
+            INSERT INTO sharing (record_id, grantee, role, kind, labels, confidential, contributed, created_by, ends_at)
+            VALUES ($1, $2, $3, 'explicit', $4, $5, EXISTS (
+                SELECT FROM sharing WHERE record_id = $1 AND grantee = $2 AND contributed
+            ), $6, coalesce($7::timestamptz, 'infinity')) RETURNING id
+            """,
+            record, grantee, role, chosen, confidential, reader.actor, end,
+        )  # fmt: skip
+        await keep(connection, reader.actor, "share", patients=[record], grantee=str(grantee), role=role,
+                   labels=chosen, until=end)  # fmt: skip
+        made = next(each for each in await _of(connection, record) if each.grantee == grantee)
+        await _consent(connection, reader, record, number, made)
+        return made
+
+    return await retried(pool, work)
+
+
+async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Sharing]:
+    """Who sees what of a record: sharings in force, and refusals. Raises SharingError."""
+    await _mine(pool, reader, record)
+    return await _of(pool, record)
+
+
+async def is_on(pool: Pool | Connection, record: uuid.UUID) -> bool:
+    """Whether anything is shared at all."""
+    return not await pool.fetchval(
+        """
+        SELECT EXISTS (SELECT FROM record asked JOIN record every USING (person_id)
+                       WHERE asked.id = $1 AND every.sharing_off_at IS NOT NULL)
+        """,
+        record,
+    )
+
+
+async def is_of_organisation(pool: Pool, record: uuid.UUID, organisation: uuid.UUID) -> bool:
+    """Whether an organisation contributes to a record."""
+    return bool(
+        await pool.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM record asked JOIN record every USING (person_id)
+                           JOIN resource person ON person.id = every.id AND person.organisations @> ARRAY[$2::uuid]
+                           WHERE asked.id = $1)
+            """,
+            record,
+            organisation,
+        )
+    )
+
+
+async def switch(pool: Pool, reader: Reader, record: uuid.UUID, *, on: bool) -> None:
+    """Stop sharing altogether (each team still sees what it contributed itself), or share again what was shared.
+
+    Raises SharingError.
+    """
+
+    async def work(connection: Connection) -> None:
+        await _mine(connection, reader, record)
+        await connection.execute(
+            """
+            UPDATE record SET sharing_off_at = CASE WHEN $2 THEN NULL ELSE coalesce(sharing_off_at, now()) END
+            WHERE person_id = (SELECT person_id FROM record WHERE id = $1)
+            """,
+            record,
+            on,
+        )
+        await keep(connection, reader.actor, "sharing-on" if on else "sharing-off", patients=[record])
+
+    await retried(pool, work)
+
+
+async def freeze(pool: Pool, actor: str, record: uuid.UUID, reason: str) -> None:
+    """Close a record to everybody, its patient too; what comes in is still applied. Raises SharingError."""
+    if not reason.strip():
+        raise SharingError("reason: say why the record is closed")
+    await _set_frozen(pool, actor, record, reason.strip()[:1000])
+
+
+async def unfreeze(pool: Pool, actor: str, record: uuid.UUID) -> None:
+    """Open it again, as it was shared before. Raises SharingError."""
+    await _set_frozen(pool, actor, record, None)
+
+
+async def _set_frozen(pool: Pool, actor: str, record: uuid.UUID, reason: str | None) -> None:
+    async def work(connection: Connection) -> None:
+        done = await connection.fetch(
+            """
+            UPDATE record SET frozen_at = CASE WHEN $3::text IS NOT NULL THEN coalesce(frozen_at, now()) END,
+                frozen_by = CASE WHEN $3 IS NOT NULL THEN $2 END, frozen_reason = $3
+            WHERE person_id = (SELECT person_id FROM record WHERE id = $1) RETURNING id
+            """,
+            record,
+            actor,
+            reason,
+        )
+        if not done:
+            raise SharingError("there is no such record")
+        await keep(connection, actor, "freeze" if reason is not None else "unfreeze", patients=[record], reason=reason)
+
+    await retried(pool, work)
+
+
+async def relabel(pool: Pool, reader: Reader, kind: str, number: uuid.UUID, label: str) -> None:
+    """The patient's word on the privacy label of one item, in all its versions. Raises SharingError."""
+    [chosen] = _labels([label])
+    if kind in labels.ALWAYS_GENERAL:
+        raise SharingError("everybody who treats must know of medicines and allergies: their label is general")
+
+    async def work(connection: Connection) -> None:
+        current = (await known(connection, [number], [kind], aliases=False)).get(number)
+        if current is None or current.content is None or current.patient_id is None:
+            raise SharingError("there is no such item")
+        await _mine(connection, reader, current.patient_id)
+        await connection.execute(
+            """
+            INSERT INTO item_label (resource_id, record_id, label, set_by) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (resource_id) DO UPDATE SET label = excluded.label, set_by = excluded.set_by, set_at = now()
+            """,
+            number,
+            current.patient_id,
+            chosen,
+            reader.actor,
+        )
+        await _written_again(connection, reader, number, chosen)
+        await connection.execute("UPDATE resource_history SET label = $2 WHERE id = $1", number, chosen)
+        await keep(connection, reader.actor, "label", patients=[current.patient_id], item=f"{kind}/{number}",
+                   label=chosen)  # fmt: skip
+
+    await retried(pool, work)
+
+
+async def label_team(pool: Pool, reader: Reader, record: uuid.UUID, team: uuid.UUID, label: str) -> None:
+    """The patient's word on the label of what a team contributes from now on. Raises SharingError."""
+    [chosen] = _labels([label])
+
+    async def work(connection: Connection) -> None:
+        await _mine(connection, reader, record)
+        if await _grantee(connection, team, TEAM) is None:
+            raise SharingError("there is no such team")
+        await connection.execute(
+            """
+            INSERT INTO team_label (record_id, team_id, label, set_by) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (record_id, team_id) DO UPDATE SET label = excluded.label, set_by = excluded.set_by,
+                set_at = now()
+            """,
+            record,
+            team,
+            chosen,
+            reader.actor,
+        )
+        await keep(connection, reader.actor, "team-label", patients=[record], team=str(team), label=chosen)
+
+    await retried(pool, work)
+
+
+def _labels(wanted: Sequence[str]) -> list[str]:
+    if unknown := [each for each in wanted if each not in labels.LABELS]:
+        raise SharingError(f"labels: {unknown[0][:40]} is none of {', '.join(labels.LABELS)}")
+    return [each for each in labels.LABELS if each in wanted]
+
+
+async def _mine(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> None:
+    if not await decides(connection, reader, record):
+        raise SharingError("this is for the patient to decide, in his own record", forbidden=True)
+
+
+async def _grantee(connection: Connection, number: uuid.UUID, role: str) -> str | None:
+    """The name of a team or of a living account that may have this role."""
+    if role == TEAM:
+        found: str | None = await connection.fetchval("SELECT name FROM team WHERE id = $1", number)
+    else:
+        found = await connection.fetchval(
+            """
+            SELECT name FROM account
+            WHERE id = $1 AND ended_at IS NULL AND (organisation_id IS NOT NULL) = ($2 = 'professional')
+            """,
+            number,
+            role,
+        )
+    return found
+
+
+async def _sixteen(connection: Connection, record: uuid.UUID) -> datetime | None:
+    """His sixteenth birthday, where it is yet to come."""
+    found: datetime | None = await connection.fetchval(
+        """
+        SELECT date_from + interval '16 years' FROM resource
+        WHERE id = $1 AND type = 'Patient' AND date_from + interval '16 years' > now()
+        """,
+        record,
+    )
+    return found
+
+
+async def _end(connection: Connection, reader: Reader, record: uuid.UUID, grantee: uuid.UUID) -> None:
+    """What was said of a grantee before, in every record of the person, counts no more."""
+    await connection.execute(
+        """
+        UPDATE sharing SET ended_at = now(), ended_by = $3 WHERE grantee = $2 AND ended_at IS NULL AND kind <> 'glass'
+        AND record_id = ANY(ARRAY(
+            SELECT every.id FROM record asked JOIN record every USING (person_id) WHERE asked.id = $1
+        ))
+        """,
+        record,
+        grantee,
+        reader.actor,
+    )
+
+
+async def _of(connection: Pool | Connection, record: uuid.UUID) -> list[Sharing]:
+    rows = await connection.fetch(
+        """
+        SELECT s.grantee, s.role, s.kind, s.labels, s.confidential, s.contributed, s.created_at,
+               nullif(s.ends_at, 'infinity'::timestamptz) AS until, coalesce(team.name, account.name, '') AS name,
+               coalesce(organisation.name, '') AS organisation
+        FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+        LEFT JOIN team ON team.id = s.grantee
+        LEFT JOIN account ON account.id = s.grantee
+        LEFT JOIN organisation ON organisation.id = coalesce(team.organisation_id, account.organisation_id)
+        WHERE asked.id = $1 AND s.ended_at IS NULL AND (s.ends_at > now() OR s.contributed)
+        ORDER BY s.role, organisation, name, s.created_at LIMIT $2
+        """,
+        record,
+        _MOST,
+    )
+    return [
+        Sharing(
+            row["grantee"], row["role"], row["kind"], row["name"], row["organisation"], tuple(row["labels"]),
+            row["confidential"], row["contributed"], row["created_at"], row["until"],
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def _written_again(connection: Connection, reader: Reader, number: uuid.UUID, label: str) -> None:
+    """The item's next version, which says its label; it comes from where the last one came."""
+    row = await connection.fetchrow("SELECT *, true AS live, true AS label_is_his FROM resource WHERE id = $1", number)
+    current, now = Known(**{name: row[name] for name in Known.__slots__}), datetime.now(UTC)
+    origin = Origin(uuid.uuid4(), reader.actor, organisation_id=reader.organisation_id, app=row["by_app"])
+    made = make_row(
+        number, without_head(row["content"]), current, patient_id=current.patient_id,
+        organisations=current.organisations, source=row["message_id"] or origin.id, now=now, label=label,
+        place=row["place"], available_from=current.available_from,
+    )  # fmt: skip
+    if made is None or current.patient_id is None:
+        return
+    await write(connection, origin, [made], now, patients=[current.patient_id])
+    await connection.execute("UPDATE resource SET message_id = $2 WHERE id = $1", number, row["message_id"])
+
+
+_CODES = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode"}
+
+
+async def _consent(connection: Connection, reader: Reader, record: uuid.UUID, number: uuid.UUID, made: Sharing) -> None:
+    """The patient's word as a FHIR Consent: one for each grantee, a version for each change."""
+    says_yes = bool(made.labels)
+    who: dict[str, Any] = {
+        "type": {TEAM: "CareTeam", PROFESSIONAL: "Practitioner", CARER: "RelatedPerson"}[made.role],
+        "identifier": {"system": "https://fhir.carefolio.uk/Id/grantee", "value": str(made.grantee)},
+        "display": ", ".join(filter(None, (made.name, made.organisation))),
+    }
+    provision: dict[str, Any] = {
+        "type": "permit" if says_yes else "deny",
+        "period": {"start": made.since.isoformat()} | ({"end": made.until.isoformat()} if made.until else {}),
+        "actor": [{
+            "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP",
+                                 "display": "information recipient"}]},
+            "reference": who,
+        }],
+        "action": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentaction", "code": "access"}]}],
+    }  # fmt: skip
+    if says_yes:
+        provision["securityLabel"] = [{"system": labels.SYSTEM, "code": label} for label in made.labels]
+    consent = {
+        "resourceType": "Consent",
+        "status": "active",
+        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
+                              "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0", "display": "Consent Document"}]}],
+        "patient": {"reference": f"Patient/{record}"},
+        "dateTime": made.since.isoformat(),
+        "policyRule": {"coding": [_CODES | {"code": "OPTIN" if says_yes else "OPTOUT"}]},
+        "provision": provision,
+    }  # fmt: skip
+    key = derived("Consent", str(record), str(made.grantee))
+    current = (await known(connection, [key], (), aliases=False)).get(key)
+    now = datetime.now(UTC)
+    row = make_row(key, consent, current, patient_id=record, organisations=[reader.organisation_id], source=number,
+                   now=now)  # fmt: skip
+    if row is not None:
+        origin = Origin(number, reader.actor, organisation_id=reader.organisation_id, app=True)
+        await write(connection, origin, [row], now, patients=[record])

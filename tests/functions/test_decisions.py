@@ -1,0 +1,221 @@
+"""Who reads what: every reader, relation, sharing state, label, glass and age, at every door of the FHIR API.
+
+The oracle below restates the rule (domain notes A8) in Python, by itself.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.functions.fhir_client import observation, send
+from tests.sharing_kit import Item, Person, World, new_session
+
+from carefolio.record import glass, sharing
+from carefolio.record.labels import GENERAL, LABELS, MENTAL, SEXUAL
+from carefolio.record.sharing import SharingError
+
+STATES = ("none", "all", "general", "sensitive", "refused", "ended", "off", "frozen", "confidential")
+
+
+def allowed(item: Item, reader: str, state: str, age: int, broken: bool) -> bool:
+    """The rule for one item, as domain notes A8 say it."""
+    if state == "frozen":
+        return False
+    if reader == "patient":
+        return not item.delayed
+    if reader == "contributor":
+        return True
+    if reader in ("stranger", "colleague", "outsider") and not broken:
+        return False
+    if state == "off":
+        return False
+    if broken:
+        return True
+    granted = {"all": LABELS, "general": (GENERAL,), "sensitive": (MENTAL, SEXUAL), "confidential": LABELS}
+    if item.label not in granted.get(state, ()):
+        return False
+    if reader == "carer":
+        return not item.delayed and not item.confidential and not (item.label == SEXUAL and 11 <= age < 16)
+    return not item.confidential or state == "confidential"
+
+
+def sees_patient(reader: str, state: str, broken: bool) -> bool:
+    if state == "frozen":
+        return False
+    if reader in ("patient", "contributor"):
+        return True
+    if state == "off":
+        return False
+    return broken or (reader in ("member", "individual", "carer")
+                      and state in ("all", "general", "sensitive", "confidential"))  # fmt: skip
+
+
+def cases() -> Iterator[tuple[str, str, int, bool]]:
+    for state in STATES:
+        for reader in ("patient", "stranger", "contributor", "colleague", "member", "outsider", "individual"):
+            yield reader, state, 40, False
+        for age in (5, 13, 17):
+            yield "carer", state, age, False
+        for reader in ("colleague", "outsider", "member"):
+            yield reader, state, 40, True
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_every_reader_at_every_door(world: World, state: str) -> None:
+    """Every reader sees what the rule opens to him, and neither a hint nor a number of anything else."""
+    for reader, of_state, age, broken in cases():
+        if of_state != state:
+            continue
+        await world.state("all" if broken and state in ("off", "frozen") else state)
+        person = world.people[reader]
+        await world.aged(age)
+        if broken:
+            await glass.break_glass(
+                world.pool, person.reader(), world.patient, "found unconscious in A&E", person.session
+            )
+            if state == "off":
+                await sharing.switch(world.pool, world.people["patient"].reader(), world.patient, on=False)
+            if state == "frozen":
+                await sharing.freeze(world.pool, "account/officer", world.patient, "a court says so")
+        expected = {item.id for item in world.items if allowed(item, reader, state, age, broken)}
+        await _at_every_door(
+            world, person, expected, sees_patient(reader, state, broken), f"{reader} {state} {age} {broken}"
+        )
+
+
+async def _at_every_door(world: World, person: Person, expected: set[str], visible: bool, case: str) -> None:
+    token = person.token()
+
+    async def get(path: str) -> Any:
+        return await world.hospital.request("GET", f"/fhir/R4/{path}", headers={"Authorization": f"Bearer {token}"})
+
+    async def ids(path: str, kind: str = "Observation") -> set[str]:
+        reply = await get(path)
+        assert reply.status == 200, (case, path, reply.body)
+        mine = {item.id for item in world.items} | {str(world.patient)}
+        found = [each["resource"] for each in reply.json.get("entry", []) if "resource" in each]
+        return {each["id"] for each in found if each["resourceType"] == kind} & mine
+
+    patient, code = world.patient, f"http://loinc.org|{world.code}"
+    for item in world.items:
+        for path in (f"Observation/{item.id}", f"Observation/{item.id}/_history/1"):
+            assert (await get(path)).status == (200 if item.id in expected else 404), (case, path, item)
+    one = world.items[0].id
+    history = await get(f"Observation/{one}/_history")
+    assert (history.status == 200 and bool(history.json.get("entry"))) == (one in expected), case
+    assert (await get(f"Patient/{patient}")).status == (200 if visible else 404), case
+    assert await ids(f"Observation?code={code}&_count=100") == expected, case
+    assert await ids(f"Observation?patient={patient}&_count=100") == expected, case
+    assert await ids(f"Observation?_has:Provenance:target:agent=x&code={code}") == set(), case
+    counted = await get(f"Observation?code={code}&_summary=count")
+    assert counted.json["total"] == len(expected), case
+    total = await get(f"Observation?code={code}&_count=1&_total=accurate")
+    assert total.json["total"] == len(expected), case
+    assert await ids(f"Observation?code={code}&_include=Observation:subject&_count=100", "Patient") == (
+        {str(patient)} if visible and expected else set()
+    ), case
+    assert await ids(f"Patient?_id={patient}&_revinclude=Observation:subject") == (expected if visible else set()), case
+    assert await ids(f"Patient?_has:Observation:patient:code={code}", "Patient") == (
+        {str(patient)} if visible and expected else set()
+    ), case
+    assert await ids(f"Observation?subject:Patient._id={patient}&code={code}&_count=100") == (
+        expected if visible else set()
+    ), case
+    everything = await get(f"Patient/{patient}/$everything")
+    if visible:
+        found = {each["resource"]["id"] for each in everything.json["entry"]}
+        assert found & {item.id for item in world.items} == expected, case
+    else:
+        assert everything.status == 404, case
+    versions = await get(f"Observation/_history?_count=1000&_since={datetime.now(UTC).date().isoformat()}")
+    assert versions.status == 200, (case, versions.body)
+    told = {each["resource"]["id"] for each in versions.json.get("entry", []) if "resource" in each}
+    assert told & {item.id for item in world.items} <= expected, case
+
+
+async def test_a_glass_is_whole_again_after_signing_out(world: World) -> None:
+    """Broken for a session, and no longer."""
+    await world.state("none")
+    person = world.people["outsider"]
+    session = await new_session(world.pool, person.account)
+    await glass.break_glass(world.pool, person.reader(), world.patient, "found unconscious in A&E", session)
+    bearer = {"Authorization": f"Bearer {person.token()}"}
+    path = f"/fhir/R4/Patient/{world.patient}"
+    assert (await world.hospital.request("GET", path, headers=bearer)).status == 200
+    await world.pool.execute("UPDATE session SET ended_at = now() WHERE id = $1", session)
+    assert (await world.hospital.request("GET", path, headers=bearer)).status == 404
+    [told] = [each for each in await glass.report(
+        world.pool, person.organisation or uuid.uuid4(), since=datetime.now(UTC) - timedelta(minutes=1)
+    ) if each["patient"] == world.patient and each["looks"]]  # fmt: skip
+    assert told["reason"] == "found unconscious in A&E"
+    assert told["looks"] == 1
+
+
+async def test_only_the_patient_decides(world: World) -> None:
+    """Nobody else shares, stops, labels; and nobody breaks the glass without a reason, a session, or a record."""
+    await world.state("all")
+    for name in ("stranger", "contributor", "member", "carer"):
+        reader = world.people[name].reader()
+        with pytest.raises(SharingError) as refused:
+            await sharing.share(world.pool, reader, world.patient, world.teams["b2"], "team", LABELS)
+        assert refused.value.forbidden
+        with pytest.raises(SharingError):
+            await sharing.switch(world.pool, reader, world.patient, on=False)
+        with pytest.raises(SharingError):
+            await sharing.relabel(world.pool, reader, "Observation", uuid.UUID(world.items[0].id), SEXUAL)
+    outsider = world.people["outsider"]
+    for reason, session, record in (("", b"x", world.patient), ("look", b"x", world.patient),
+                                    ("found unconscious", None, world.patient),
+                                    ("found unconscious", outsider.session, uuid.uuid4())):  # fmt: skip
+        with pytest.raises(SharingError):
+            await glass.break_glass(world.pool, outsider.reader(), record, reason, session)
+    await sharing.freeze(world.pool, "account/officer", world.patient, "a court says so")
+    with pytest.raises(SharingError):
+        await sharing.share(world.pool, world.people["patient"].reader(), world.patient, world.teams["b2"], "team", ())
+
+
+async def test_a_label_holds_for_every_version_and_against_every_message(world: World) -> None:
+    """The patient's word on one item."""
+    await world.state("general")
+    item = next(each for each in world.items if each.label == GENERAL and not each.confidential and not each.delayed)
+    member, number = world.people["member"], uuid.UUID(item.id)
+    bearer = {"Authorization": f"Bearer {member.token()}"}
+
+    async def statuses() -> set[int]:
+        paths = (f"Observation/{item.id}", f"Observation/{item.id}/_history/1", f"Observation/{item.id}/_history/2")
+        return {(await world.hospital.request("GET", f"/fhir/R4/{path}", headers=bearer)).status for path in paths}
+
+    assert await statuses() == {200}
+    await sharing.relabel(world.pool, world.people["patient"].reader(), "Observation", number, MENTAL)
+    assert await statuses() == {404}
+    changed = observation(str(world.patient), value=72, code=world.code, id=item.id)
+    reply = await send(world.hospital, "PUT", f"Observation/{item.id}", changed)
+    assert reply.status == 200, reply.body
+    assert await statuses() == {404}
+    await sharing.relabel(world.pool, world.people["patient"].reader(), "Observation", number, GENERAL)
+    assert await statuses() == {200}
+    with pytest.raises(SharingError, match="no such item"):
+        await sharing.relabel(world.pool, world.people["patient"].reader(), "Condition", uuid.uuid4(), GENERAL)
+
+
+async def test_a_sharing_is_a_consent(world: World) -> None:
+    """Apps read who may see what, and each change is a version."""
+    await world.state("general")
+    person = world.people["patient"]
+    bearer = {"Authorization": f"Bearer {person.token()}"}
+    reply = await world.hospital.request("GET", f"/fhir/R4/Consent?patient={world.patient}", headers=bearer)
+    found = {
+        each["resource"]["provision"]["actor"][0]["reference"]["identifier"]["value"]: each["resource"]
+        for each in reply.json["entry"]
+    }
+    consent = found[str(world.teams["b1"])]
+    assert consent["provision"]["type"] == "permit"
+    assert [label["code"] for label in consent["provision"]["securityLabel"]] == [GENERAL]
+    await sharing.share(world.pool, person.reader(), world.patient, world.teams["b1"], "team", ())
+    again = await world.hospital.request("GET", f"/fhir/R4/Consent/{consent['id']}", headers=bearer)
+    assert again.json["provision"]["type"] == "deny"
+    assert int(again.json["meta"]["versionId"]) > int(consent["meta"]["versionId"])
