@@ -13,7 +13,7 @@ from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
 from carefolio.identity import retention
-from carefolio.record import reindex
+from carefolio.record import reindex, seals
 
 
 async def sweep(request: Request) -> Response:
@@ -40,12 +40,21 @@ async def forget(request: Request) -> Response:
     return JSONResponse({"forgotten": forgotten})
 
 
+async def seal(request: Request) -> Response:
+    """POST /operations/seal: seal the lines of the audit trail that have come since."""
+    await push.verify(request)
+    with span("seal"):
+        sealed = await seals.seal(await database.pool())
+    return JSONResponse({"sealed": sealed})
+
+
 _APP = Door(
     "operations",
     [
         Route("/operations/outbox", sweep, methods=["POST"]),
         Route("/operations/search-parameters", search_parameters, methods=["POST"]),
         Route("/operations/forget", forget, methods=["POST"]),
+        Route("/operations/seal", seal, methods=["POST"]),
         *health_routes("/operations"),
     ],
     json_error,

@@ -8,6 +8,7 @@ import typer
 
 from carefolio.cloud import database
 from carefolio.commands.accounts import account_app, key_app, provider_app, security_app
+from carefolio.commands.audit import audit_app
 from carefolio.commands.emis import emis_app
 from carefolio.commands.hl7 import hl7_app
 from carefolio.commands.messages import message_app
@@ -32,7 +33,7 @@ app = typer.Typer(
 for name, sub in (("organisation", organisation_app), ("team", team_app), ("sender", sender_app),
                   ("client", client_app), ("message", message_app), ("record", record_app), ("code", code_app),
                   ("account", account_app), ("provider", provider_app), ("security", security_app), ("key", key_app),
-                  ("emis", emis_app),
+                  ("emis", emis_app), ("audit", audit_app),
                   ("hl7", hl7_app)):  # fmt: skip
     app.add_typer(sub, name=name)
 

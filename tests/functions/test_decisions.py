@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.functions.fhir_client import observation, send
+from tests.functions.fhir_client import made, observation, send
 from tests.sharing_kit import Item, Person, World, new_session
 
 from carefolio.record import glass, sharing
@@ -219,3 +219,34 @@ async def test_a_sharing_is_a_consent(world: World) -> None:
     again = await world.hospital.request("GET", f"/fhir/R4/Consent/{consent['id']}", headers=bearer)
     assert again.json["provision"]["type"] == "deny"
     assert int(again.json["meta"]["versionId"]) > int(consent["meta"]["versionId"])
+
+
+async def test_references_to_what_is_closed_are_masked(world: World) -> None:
+    """In reads, searches, histories and versions: neither a target nor a name is left; everybody else has them."""
+    await world.state("general")
+    open_, closed = (
+        next(each for each in world.items if each.label == label and not each.confidential and not each.delayed)
+        for label in (GENERAL, SEXUAL)
+    )
+    report = {
+        "resourceType": "DiagnosticReport", "status": "final", "code": {"text": "a panel"},
+        "subject": {"reference": f"Patient/{world.patient}"},
+        "result": [{"reference": f"Observation/{open_.id}", "display": "weight"},
+                   {"reference": f"Observation/{closed.id}", "display": "an infection"}],
+    }  # fmt: skip
+    number = await made(world.hospital, report)
+    changed = await send(world.hospital, "PUT", f"DiagnosticReport/{number}", report | {"id": number, "status": "final",
+                         "conclusion": "well"})  # fmt: skip
+    assert changed.status == 200
+    paths = (f"DiagnosticReport/{number}", f"DiagnosticReport?_id={number}", f"DiagnosticReport/{number}/_history",
+             f"DiagnosticReport/{number}/_history/1", f"Patient/{world.patient}/$everything",
+             f"DiagnosticReport?_id={number}&_include=DiagnosticReport:result")  # fmt: skip
+    for reader, sees in (("member", False), ("contributor", True), ("patient", True)):
+        bearer = {"Authorization": f"Bearer {world.people[reader].token()}"}
+        for path in paths:
+            body = (await world.hospital.request("GET", f"/fhir/R4/{path}", headers=bearer)).body.decode()
+            assert (closed.id in body, "an infection" in body, "masked" in body) == (sees, sees, not sees), (
+                reader,
+                path,
+            )
+            assert open_.id in body

@@ -85,6 +85,16 @@ def remove(name: str) -> None:
             time.sleep(0.1)
 
 
+def names(folder: str) -> list[str]:
+    """The names of the files that lie in a folder, in order."""
+    filesystem, root = _here()
+    try:
+        found = filesystem.ls(f"{root}/{folder}", detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(f"{folder}/{path.rpartition('/')[2]}" for path in found if not path.endswith(".part"))
+
+
 def exists(name: str) -> bool:
     """Whether there is a file or a folder of this name."""
     filesystem, root = _here()

@@ -26,6 +26,7 @@ JOBS = (
     Job("/operations/outbox", 1),
     Job("/operations/search-parameters", 1),
     Job("/operations/forget", 60),
+    Job("/operations/seal", 1),
     Job("/emis_load/sweep", 15),
 )
 # On one machine, instead of a job of Cloud Scheduler's for each agreement.

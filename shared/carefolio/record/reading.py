@@ -13,7 +13,8 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.record.access import Reader, of_person, readable, resources
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import Found
-from carefolio.record.search import Page
+from carefolio.record.masking import masked
+from carefolio.record.search import Page, masked_page
 
 _REFERENCE = re.compile(r'"reference": ?"(Practitioner|PractitionerRole|Organization|Location)/([A-Za-z0-9\-.]{1,64})"')
 
@@ -82,7 +83,10 @@ async def _one(
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
-    return Version(kind, number, row["version"], row["at"], row["content"]) if row else None
+    if row is None:
+        return None
+    [content] = await masked(pool, reader, [row["content"]], [number])
+    return Version(kind, number, row["version"], row["at"], content)
 
 
 async def history(
@@ -132,9 +136,12 @@ async def history(
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
-    made = History(
-        [Version(r["type"], r["id"], r["version"], r["at"], r["content"], r["is_new"]) for r in rows[:count]]
-    )
+    page = rows[:count]
+    contents = await masked(pool, reader, (row["content"] for row in page), (row["id"] for row in page))
+    made = History([
+        Version(row["type"], row["id"], row["version"], row["at"], content, row["is_new"])
+        for row, content in zip(page, contents, strict=True)
+    ])  # fmt: skip
     if len(rows) > count:
         last = made.versions[-1]
         made.cursor = (last.at, last.id, last.version)
@@ -201,6 +208,7 @@ async def everything(
             *arguments,
         )
         page.found += [Found(row["type"], row["id"], row["content"], "include") for row in others]
+    page.found = await masked_page(pool, reader, page.found)
     if len(rows) > count:
         page.cursor = str(rows[count - 1]["id"])
     return page

@@ -25,7 +25,7 @@ from carefolio.fhir.definitions import compartment, search_parameters
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
-from carefolio.record import integrity, national, parameters, search
+from carefolio.record import integrity, masking, national, parameters, search
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
@@ -190,7 +190,11 @@ async def _commit(
             each.done.deleted = sum(1 for other in several if other.operation is each.operation)
         if each.done:
             each.done.shown = reader.may(each.operation.type, "r")
-    return [each.done for each in work if each.done is not None]
+    done = [each.done for each in work if each.done is not None]
+    contents = await masking.masked(connection, reader, (each.content for each in done))
+    for result, content in zip(done, contents, strict=True):
+        result.content = content
+    return done
 
 
 def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:
@@ -362,6 +366,9 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     patient = patient_of(resource, work.number)
     if not await may_write_into(connection, made.reader, work.operation.type, work.operation.method, patient):
         raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)
+    if made.reader.account is not None and work.operation.method != "PATCH" and masking.is_masked(resource):
+        reason = "a reference that is masked cannot be written back: change the rest by PATCH"
+        raise error(422, "business-rule", reason, work.operation.place)
     if current is not None and current.live and current.patient_id not in (None, patient):
         raise error(422, "business-rule", "a resource does not change its patient", work.operation.place)
     return make_row(

@@ -20,6 +20,7 @@ from carefolio.record.access import Reader, of_person, readable, resources
 from carefolio.record.arguments import Arguments, SearchError, UnknownParameterError
 from carefolio.record.conditions import Conditions
 from carefolio.record.includes import Found, include
+from carefolio.record.masking import masked
 from carefolio.record.paging import after, cursor_of, order_by
 
 DEFAULT_COUNT = 50
@@ -123,7 +124,17 @@ async def search(
     if asked.includes and page.found:
         added, page.cut = await include(pool, reader, asked.includes, page.found)
         page.found += added
+    page.found = await masked_page(pool, reader, page.found)
     return page
+
+
+async def masked_page(pool: Pool | Connection, reader: Reader, found: Sequence[Found]) -> list[Found]:
+    """What was found, as the reader may have it (carefolio.record.masking)."""
+    contents = await masked(pool, reader, (each.content for each in found), (each.id for each in found))
+    return [
+        each if content is each.content or content is None else replace(each, content=content)
+        for each, content in zip(found, contents, strict=True)
+    ]
 
 
 def _read(kinds: Sequence[str], query: Sequence[tuple[str, str]]) -> _Asked:

@@ -79,6 +79,32 @@ STATEMENTS = (
     "ALTER TABLE account ADD COLUMN roles text[] NOT NULL DEFAULT '{}'",
     "ALTER TABLE account_team ADD COLUMN coordinator boolean NOT NULL DEFAULT false",
     "CREATE INDEX account_team_team ON account_team (team_id)",
+    # The trail is appended to, and nothing else; what was sealed of it (carefolio.record.seals).
+    """
+    CREATE FUNCTION audit_is_kept() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'the audit trail is only appended to'; END $$
+    """,
+    """
+    CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+        FOR EACH STATEMENT EXECUTE FUNCTION audit_is_kept()
+    """,
+    """
+    CREATE TABLE audit_seal (
+        number bigint PRIMARY KEY,
+        since bigint NOT NULL,
+        upto bigint NOT NULL,
+        lines int NOT NULL,
+        root bytea NOT NULL,
+        sealed_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    """
+    CREATE TABLE audit_mark (
+        at timestamptz NOT NULL,
+        last_id bigint NOT NULL,
+        next_xact xid8 NOT NULL
+    )
+    """,
     # A request that may be repeated, and what it was answered (REST, Idempotency-Key).
     """
     CREATE TABLE repeatable (
