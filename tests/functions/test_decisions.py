@@ -14,7 +14,7 @@ import pytest
 from tests.functions.fhir_client import made, observation, send
 from tests.sharing_kit import Item, Person, World, new_session
 
-from carefolio.record import glass, sharing
+from carefolio.record import access, finding, glass, includes, reading, search, sharing
 from carefolio.record.labels import GENERAL, LABELS, MENTAL, SEXUAL
 from carefolio.record.sharing import SharingError
 
@@ -250,3 +250,39 @@ async def test_references_to_what_is_closed_are_masked(world: World) -> None:
                 path,
             )
             assert open_.id in body
+
+
+@pytest.mark.parametrize("state", ["none", "general", "off", "frozen", "ended"])
+async def test_the_second_lock_holds_by_itself(world: World, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first rule out of order, PostgreSQL's own still tells nobody what is not his."""
+    await world.aged(40)
+    await world.state(state)
+    for module in (access, search, reading, includes, finding):
+        monkeypatch.setattr(module, "readable", lambda *_: "true")
+    code, patient = f"http://loinc.org|{world.code}", world.patient
+    for name in ("patient", "stranger", "contributor", "colleague", "member", "outsider", "individual", "carer"):
+        reader = world.people[name].reader()
+        expected = {uuid.UUID(item.id) for item in world.items if allowed(item, name, state, 40, broken=False)}
+        visible = {patient} if sees_patient(name, state, broken=False) else set()
+        page = await search.search(world.pool, reader, ["Observation"], [("code", code), ("_count", "100")])
+        assert {each.id for each in page.found} == expected, name
+        for backwards in (True, False):
+            query = [("_id", str(patient)), ("_revinclude", "Observation:subject")] if backwards else [
+                ("code", code), ("_count", "100"), ("_include", "Observation:subject")]  # fmt: skip
+            found = await search.search(world.pool, reader, ["Patient" if backwards else "Observation"], query)
+            mine = {each.id for each in found.found} & ({uuid.UUID(item.id) for item in world.items} | {patient})
+            assert mine <= expected | visible, name
+        for item in world.items:
+            for version in (None, 1):
+                read = await (
+                    reading.read(world.pool, reader, "Observation", uuid.UUID(item.id)) if version is None
+                    else reading.vread(world.pool, reader, "Observation", uuid.UUID(item.id), version)
+                )  # fmt: skip
+                assert (read is not None) == (uuid.UUID(item.id) in expected), (name, item)
+        history = await reading.history(world.pool, reader, kind="Observation", number=uuid.UUID(world.items[0].id))
+        assert bool(history.versions) == (uuid.UUID(world.items[0].id) in expected)
+        everything = await reading.everything(world.pool, reader, patient, count=1000)
+        told = {each.id for each in everything.found} if everything else set()
+        assert told & {uuid.UUID(item.id) for item in world.items} == expected, name
+        assert await finding.name_of(world.pool, reader, patient) is not None or not visible
+        assert await finding.name_of(world.pool, reader, patient) is None or visible, name

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from carefolio.cloud.database import Pool
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import Reader, opened, readable
 from carefolio.record.finding import shown
 
 Place = tuple[str, uuid.UUID]
@@ -51,7 +51,7 @@ async def patients(
             LEFT JOIN LATERAL unnest(s.labels) AS label ON true
             GROUP BY every.id
         ), named AS (
-            SELECT p.id, p.content, shared.teams, shared.labels,
+            SELECT p.id, p.version, shared.teams, shared.labels,
                    lower(coalesce(p.content::json #>> '{{name,0,family}}', p.content::json #>> '{{name,0,text}}', ''))
                    || ' ' || lower(coalesce(p.content::json #>> '{{name,0,given,0}}', '')) AS sort
             FROM shared JOIN resource p ON p.id = shared.id AND p.type = 'Patient' AND {allowed}
@@ -61,7 +61,8 @@ async def patients(
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
             SELECT {actor}::text, {organisation}::uuid, 'find', id, 'Patient' FROM found
-        ) SELECT * FROM found ORDER BY sort, id
+        ) SELECT found.*, opened.content FROM found JOIN {opened(reader, arguments)} USING (id, version)
+        ORDER BY sort, id
         """,  # noqa: S608 - the predicate is ours, its values are arguments
         *arguments,
     )

@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from carefolio.cloud.database import Pool
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import Reader, opened, readable
 from carefolio.record.arguments import Arguments
 from carefolio.record.search_terms import condition
 
@@ -43,11 +43,11 @@ async def _shown(pool: Pool, reader: Reader, wanted: str, arguments: Arguments) 
     rows = await pool.fetch(
         f"""
         WITH found AS (
-            SELECT id, content FROM resource WHERE type = 'Patient' AND {wanted} AND {allowed} LIMIT {_MOST}
+            SELECT id, version FROM resource WHERE type = 'Patient' AND {wanted} AND {allowed} LIMIT {_MOST}
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
             SELECT {actor}::text, {organisation}::uuid, 'find', id, 'Patient' FROM found
-        ) SELECT id, content FROM found ORDER BY id
+        ) SELECT id, opened.content FROM found JOIN {opened(reader, arguments.values)} USING (id, version) ORDER BY id
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments.values,
     )

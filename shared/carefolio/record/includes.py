@@ -14,7 +14,7 @@ from carefolio.cloud import addresses
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.definitions import resource_types, search_parameters
 from carefolio.fhir.paths import compile_path
-from carefolio.record.access import Reader, readable, resources
+from carefolio.record.access import Reader, readable, resources, with_contents
 from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.places import key
@@ -62,10 +62,8 @@ async def include(
             arguments = Arguments()
             source = resources(reader, arguments.values)
             where = f"id = ANY({arguments.add(missing)}::uuid[]) AND {readable(reader, arguments.values)}"
-            rows = await pool.fetch(
-                f"SELECT id, type, content FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}",  # noqa: S608
-                *arguments.values,
-            )
+            chosen = f"SELECT id, version, type FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}"  # noqa: S608
+            rows = await pool.fetch(with_contents(chosen, reader, arguments.values), *arguments.values)
             added += [Found(row["type"], row["id"], row["content"], "include") for row in rows]
         newest = []
         for found in added:
@@ -126,10 +124,9 @@ async def _referring(pool: Pool | Connection, reader: Reader, value: str, matche
         f"keys && {arguments.add(keys)}::bigint[]",
         readable(reader, arguments.values),
     ]
-    rows = await pool.fetch(
-        f"SELECT id, type, content FROM {source} WHERE {' AND '.join(conditions)} LIMIT {MOST_INCLUDED + 1}",  # noqa: S608
-        *arguments.values,
-    )
+    where = " AND ".join(conditions)
+    chosen = f"SELECT id, version, type FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}"  # noqa: S608
+    rows = await pool.fetch(with_contents(chosen, reader, arguments.values), *arguments.values)
     return [Found(row["type"], row["id"], row["content"], "include") for row in rows]
 
 

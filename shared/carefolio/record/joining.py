@@ -354,7 +354,18 @@ async def _regroup(connection: Connection, records: Sequence[uuid.UUID]) -> None
     for together in {id(found): found for found in group.values()}.values():
         # Who was never joined to another stands for the person.
         person = min(together - replaced or together)
-        await connection.execute("UPDATE record SET person_id = $1 WHERE id = ANY($2)", person, list(together))
+        # What closes one of a person's records closes all of them, and stays closed when they are parted.
+        await connection.execute(
+            """
+            UPDATE record SET person_id = $1, frozen_at = coalesce(record.frozen_at, closed.frozen_at),
+                sharing_off_at = coalesce(record.sharing_off_at, closed.off_at)
+            FROM (SELECT min(frozen_at) AS frozen_at, min(sharing_off_at) AS off_at FROM record WHERE id = ANY($2))
+                AS closed
+            WHERE id = ANY($2)
+            """,
+            person,
+            list(together),
+        )
 
 
 async def links_of(connection: Connection, records: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[dict[str, Any]]]:

@@ -13,9 +13,11 @@ from typing import Any
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir import text
 from carefolio.mapping.serialise import dumps
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import SHARED, Reader, readable
 from carefolio.record.ids import internal_id
 
+# Whose record it is, and who is in the directory, is no hint of anything in a record.
+_NO_HINT = frozenset({"Patient", *SHARED})
 _REFERENCE = re.compile(r'"reference": ?"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})')
 _MASKED = {"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "masked"}
 
@@ -32,6 +34,7 @@ async def masked(
         for content in given
         if content is not None
         for kind, name in _REFERENCE.findall(content)
+        if kind not in _NO_HINT
     }
     there = set(shown)
     asked = sorted({number for number in named.values() if number not in there})

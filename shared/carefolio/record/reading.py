@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.record.access import Reader, of_person, readable, resources
+from carefolio.record.access import Reader, of_person, opened, readable, resources, with_contents
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import Found
 from carefolio.record.masking import masked
@@ -59,16 +59,16 @@ async def _one(
     if reader.at is None:
         now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
         found = f"""
-            SELECT id, patient_id, content, version, last_updated AS at FROM resource
+            SELECT id, patient_id, version, last_updated AS at FROM resource
             WHERE id = $1 AND type = $2 AND {now} AND ($5::int IS NULL OR version = $5)
             UNION ALL
-            SELECT id, patient_id, content, version, valid_from FROM resource_history
+            SELECT id, patient_id, version, valid_from FROM resource_history
             WHERE id = $1 AND type = $2 AND {then}
             AND CASE WHEN $5::int IS NULL THEN valid_to = 'infinity' ELSE version = $5 END
         """  # noqa: S608 - the predicates are ours, their values are arguments
     else:
         found = f"""
-            SELECT id, patient_id, content, version, last_updated AS at FROM {resources(reader, arguments)}
+            SELECT id, patient_id, version, last_updated AS at FROM {resources(reader, arguments)}
             WHERE id = $1 AND type = $2 AND {readable(reader, arguments)} AND $5::int IS NULL
         """  # noqa: S608 - the predicates are ours, their values are arguments
     row = await pool.fetchrow(
@@ -79,7 +79,7 @@ async def _one(
                    found.patient_id, $2, $1
             FROM (SELECT) AS always LEFT JOIN found ON true
         )
-        SELECT content, version, at FROM found
+        SELECT opened.content, version, at FROM found JOIN {opened(reader, arguments)} USING (id, version)
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
@@ -116,10 +116,10 @@ async def history(
     rows = await pool.fetch(
         f"""
         WITH found AS (
-            (SELECT type, id, version, last_updated AS at, content, patient_id FROM resource WHERE {now} AND {live}
+            (SELECT type, id, version, last_updated AS at, patient_id FROM resource WHERE {now} AND {live}
              ORDER BY last_updated DESC, id DESC, version DESC LIMIT $5)
             UNION ALL
-            (SELECT type, id, version, valid_from, content, patient_id FROM resource_history WHERE {then} AND {past}
+            (SELECT type, id, version, valid_from, patient_id FROM resource_history WHERE {then} AND {past}
              ORDER BY valid_from DESC, id DESC, version DESC LIMIT $5)
         ), page AS (
             SELECT * FROM found ORDER BY at DESC, id DESC, version DESC LIMIT $5
@@ -128,11 +128,12 @@ async def history(
             SELECT DISTINCT $1, $2::uuid, 'history', page.patient_id, $3::text, $4::uuid
             FROM (SELECT) AS always LEFT JOIN page ON true
         )
-        SELECT page.*, version = 1 OR EXISTS (
+        SELECT page.*, opened.content, version = 1 OR EXISTS (
             SELECT FROM resource_history before
             WHERE before.id = page.id AND before.version = page.version - 1 AND before.content IS NULL
         ) AS is_new
-        FROM page ORDER BY at DESC, id DESC, version DESC
+        FROM page JOIN {opened(reader, arguments, "page")} USING (id, version)
+        ORDER BY at DESC, id DESC, version DESC
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
@@ -180,7 +181,7 @@ async def everything(
     rows = await pool.fetch(
         f"""
         WITH found AS (
-            SELECT id, type, content FROM {source}
+            SELECT id, version, type FROM {source}
             WHERE patient_id = ANY({records}) AND {may_read}
             AND ($9::uuid IS NULL OR id > $9)
             AND ($5::text[] = '{{}}' OR type = ANY($5))
@@ -192,7 +193,7 @@ async def everything(
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, resource_id)
             SELECT $2, $3, 'everything', CASE WHEN EXISTS (SELECT FROM found) THEN $1::uuid END, 'Patient', $1::uuid
         )
-        SELECT * FROM found ORDER BY id
+        SELECT id, type, opened.content FROM found JOIN {opened(reader, arguments)} USING (id, version) ORDER BY id
         """,  # noqa: S608 - the predicate is ours, its values are arguments
         *arguments,
     )
@@ -203,10 +204,8 @@ async def everything(
     if referred and not kinds:
         arguments = [list(referred)]
         source = resources(reader, arguments)
-        others = await pool.fetch(
-            f"SELECT id, type, content FROM {source} WHERE id = ANY($1) AND {readable(reader, arguments)} ORDER BY id",  # noqa: S608
-            *arguments,
-        )
+        found = f"SELECT id, version, type FROM {source} WHERE id = ANY($1) AND {readable(reader, arguments)}"  # noqa: S608
+        others = await pool.fetch(f"{with_contents(found, reader, arguments)} ORDER BY id", *arguments)
         page.found += [Found(row["type"], row["id"], row["content"], "include") for row in others]
     page.found = await masked_page(pool, reader, page.found)
     if len(rows) > count:

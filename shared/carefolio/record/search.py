@@ -16,7 +16,7 @@ import asyncpg
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir.dates import date_range
 from carefolio.record import parameters
-from carefolio.record.access import Reader, of_person, readable, resources
+from carefolio.record.access import Reader, of_person, opened, readable, resources
 from carefolio.record.arguments import Arguments, SearchError, UnknownParameterError
 from carefolio.record.conditions import Conditions
 from carefolio.record.includes import Found, include
@@ -221,9 +221,10 @@ async def _rows(
     rows: list[asyncpg.Record] = await pool.fetch(
         f"""
         WITH found AS (
-            SELECT id, type, patient_id, content, {columns} FROM {page} ORDER BY {sorted_by} LIMIT {asked.count + 1}
+            SELECT id, version, type, patient_id, {columns} FROM {page} ORDER BY {sorted_by} LIMIT {asked.count + 1}
         ), noted AS ({note.sql(arguments, "found.patient_id")})
-        SELECT *, {total} AS total FROM found
+        SELECT found.*, opened.content, {total} AS total
+        FROM found JOIN {opened(note.reader, arguments.values)} USING (id, version)
         ORDER BY {again}, id {"DESC" if order[-1][1] else "ASC"}
         """,  # noqa: S608 - columns and predicates are ours, values are arguments
         *arguments.values,
