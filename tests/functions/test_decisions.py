@@ -5,12 +5,14 @@ The oracle below restates the rule (domain notes A8) in Python, by itself.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.conftest import unique
 from tests.functions.fhir_client import made, observation, send
 from tests.sharing_kit import Item, Person, World, new_session
 
@@ -286,3 +288,32 @@ async def test_the_second_lock_holds_by_itself(world: World, state: str, monkeyp
         assert told & {uuid.UUID(item.id) for item in world.items} == expected, name
         assert await finding.name_of(world.pool, reader, patient) is not None or not visible
         assert await finding.name_of(world.pool, reader, patient) is None or visible, name
+
+
+async def test_a_professional_adds_to_the_records_that_he_sees(world: World) -> None:
+    """Though his organisation never contributed; for his team; not to others, nor to what is frozen."""
+    await world.aged(40)
+    member, outsider, code = world.people["member"], world.people["outsider"], unique("N")
+    note = observation(str(world.patient), code=code)
+
+    async def post(person: Person) -> Any:
+        bearer = {"Authorization": f"Bearer {person.token()}", "Content-Type": "application/fhir+json"}
+        return await world.hospital.request("POST", "/fhir/R4/Observation", headers=bearer, data=json.dumps(note))
+
+    await world.state("general")
+    made = await post(member)
+    assert made.status == 201, made.body
+    row = await world.pool.fetchrow("SELECT * FROM resource WHERE id = $1", uuid.UUID(made.json["id"]))
+    assert (row["team_id"], row["organisations"]) == (world.teams["b1"], [member.organisation])
+    assert (await post(outsider)).status == 422
+    # What his team contributed stays his team's when sharing stops; to add more is closed then.
+    await sharing.switch(world.pool, world.people["patient"].reader(), world.patient, on=False)
+    path = f"/fhir/R4/Observation/{made.json['id']}"
+    for person, status in ((member, 200), (outsider, 404), (world.people["patient"], 200)):
+        reply = await world.hospital.request("GET", path, headers={"Authorization": f"Bearer {person.token()}"})
+        assert reply.status == status, (person.name, reply.body)
+    assert (await post(member)).status == 422
+    await world.state("frozen")
+    assert (await post(member)).status == 422
+    patient = world.people["patient"]
+    assert (await post(patient)).status in (403, 404, 422)

@@ -14,6 +14,8 @@ from carefolio.cloud.settings import settings
 from carefolio.doors import rest
 from carefolio.doors.rest import BASE, LONGEST_KEY, MOST, PATIENT, PROBLEM, PROFESSIONAL, SYSTEM, Endpoint
 
+# What a part of a path may be.
+_NAME = r"^[A-Za-z0-9._-]{1,100}$"
 _ABOUT = (rest.__doc__ or "").strip()
 
 
@@ -72,7 +74,7 @@ def _scopes(endpoints: Sequence[Endpoint]) -> dict[str, str]:
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     names = [part[1:-1] for part in endpoint.path.split("/") if part.startswith("{")]
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "maxLength": 100}} for name in names
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": _NAME}} for name in names
     ]
     parameters += [
         {"name": name, "in": "query", "description": meaning, "schema": {"type": "string", "maxLength": 100}}

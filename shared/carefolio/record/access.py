@@ -194,6 +194,25 @@ async def may_write_into(
     )
 
 
+async def team_of(connection: Connection, account: uuid.UUID) -> uuid.UUID | None:
+    """The team for which a professional writes: his only one; with several of them, it is the organisation."""
+    found: uuid.UUID | None = await connection.fetchval(
+        "SELECT CASE WHEN count(*) = 1 THEN (array_agg(team_id))[1] END FROM account_team WHERE account_id = $1",
+        account,
+    )
+    return found
+
+
+async def are_open(connection: Connection, reader: Reader, patients: Sequence[uuid.UUID]) -> bool:
+    """Whether a person sees these patients: then he may add to their records."""
+    arguments: list[Any] = [list(patients)]
+    found = await connection.fetchval(
+        f"SELECT count(*) FROM resource WHERE id = ANY($1) AND type = 'Patient' AND {readable(reader, arguments)}",  # noqa: S608
+        *arguments,
+    )
+    return bool(found == len(set(patients)))
+
+
 async def hidden(connection: Connection, reader: Reader, numbers: Sequence[uuid.UUID]) -> set[uuid.UUID]:
     """Of what is there, what a scope with a query does not open: a write would answer with it."""
     arguments: list[Any] = [numbers]

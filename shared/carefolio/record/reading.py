@@ -55,21 +55,25 @@ async def vread(pool: Pool | Connection, reader: Reader, kind: str, number: uuid
 async def _one(
     pool: Pool | Connection, reader: Reader, kind: str, number: uuid.UUID, version: int | None
 ) -> Version | None:
-    arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id, version]
+    arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id]
+    # A statement for each question, rather than one whose plan would depend on what is asked and be made anew.
+    which, of_old = "true", "valid_to = 'infinity'"
+    if version is not None:
+        arguments.append(version)
+        which = of_old = "version = $5" if reader.at is None else "$5::int IS NULL"
     if reader.at is None:
         now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
         found = f"""
             SELECT id, patient_id, version, last_updated AS at FROM resource
-            WHERE id = $1 AND type = $2 AND {now} AND ($5::int IS NULL OR version = $5)
+            WHERE id = $1 AND type = $2 AND {now} AND {which}
             UNION ALL
             SELECT id, patient_id, version, valid_from FROM resource_history
-            WHERE id = $1 AND type = $2 AND {then}
-            AND CASE WHEN $5::int IS NULL THEN valid_to = 'infinity' ELSE version = $5 END
+            WHERE id = $1 AND type = $2 AND {then} AND {of_old}
         """  # noqa: S608 - the predicates are ours, their values are arguments
     else:
         found = f"""
             SELECT id, patient_id, version, last_updated AS at FROM {resources(reader, arguments)}
-            WHERE id = $1 AND type = $2 AND {readable(reader, arguments)} AND $5::int IS NULL
+            WHERE id = $1 AND type = $2 AND {readable(reader, arguments)} AND {which}
         """  # noqa: S608 - the predicates are ours, their values are arguments
     row = await pool.fetchrow(
         f"""

@@ -26,7 +26,7 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
 from carefolio.record import integrity, masking, national, parameters, search
-from carefolio.record.access import Reader, hidden, may_write_into
+from carefolio.record.access import Reader, are_open, hidden, may_write_into, team_of
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.labels import label_in
@@ -169,6 +169,7 @@ async def _commit(
     rows = sorted(made.rows.values(), key=lambda row: row.id)
     if rows:
         patients = list(dict.fromkeys(row.patient_id for row in rows if row.patient_id))
+        origin = await _for_whom(connection, reader, origin, rows, patients)
         # Without a message the audit line of what belongs to nobody names nobody.
         try:
             await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
@@ -195,6 +196,21 @@ async def _commit(
     for result, content in zip(done, contents, strict=True):
         result.content = content
     return done
+
+
+async def _for_whom(
+    connection: Connection, reader: Reader, origin: Origin, rows: Sequence[Row], patients: Sequence[uuid.UUID]
+) -> Origin:
+    """People add to the records that they see, a professional for his team."""
+    if reader.account is None:
+        return origin
+    new = {row.id for row in rows if row.type == "Patient" and row.version == 1}
+    known = [patient for patient in patients if patient not in new]
+    if known and not await are_open(connection, reader, known):
+        raise error(422, "business-rule", "the record is not open to this person")
+    if reader.own is not None:
+        return origin
+    return dataclasses.replace(origin, team_id=await team_of(connection, reader.account), welcome=True)
 
 
 def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:

@@ -42,7 +42,8 @@ RETRIED = (
 class Origin:
     """What changes the record: a message, or a person's decision or an ``app`` (``message_id`` None).
 
-    ``id`` becomes meta.source; ``seq`` is the order of receipt and ``time`` the sender's clock (of a message).
+    ``id`` becomes meta.source; ``seq`` is the order of receipt and ``time`` the sender's clock (of a message);
+    ``welcome``: that he may write into the records is known already.
     """
 
     id: uuid.UUID
@@ -53,6 +54,7 @@ class Origin:
     seq: int = 0
     time: datetime = BEGINNING
     app: bool = False
+    welcome: bool = False
 
     @classmethod
     def of(cls, message: StoredMessage, time: datetime) -> Origin:
@@ -259,7 +261,7 @@ async def _written(
             ON CONFLICT DO NOTHING
         ), strangers AS (
             SELECT FROM given, incoming JOIN resource patient ON patient.id = incoming.patient_id
-            WHERE given.by_app AND NOT patient.organisations @> ARRAY[$20::uuid]
+            WHERE given.by_app AND NOT $33 AND NOT patient.organisations @> ARRAY[$20::uuid]
               -- Nobody is a stranger to his own record: there his number is the contributor's.
               AND NOT EXISTS (SELECT FROM record own JOIN record asked USING (person_id)
                               WHERE own.id = $20 AND asked.id = patient.id)
@@ -307,5 +309,6 @@ async def _written(
         [row.ranges for row in rows],
         origin.app,
         [row.confidential for row in rows],
-        list(dict.fromkeys(patients)) if origin.team_id is not None else [],
+        list(dict.fromkeys(patients)) if origin.team_id is not None and origin.message_id is not None else [],
+        origin.welcome,
     )
