@@ -27,6 +27,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from carefolio.local import growth, load
+from carefolio.local.installation import Installation
 
 ROOT = Path(__file__).parents[1]
 CLI = ROOT / ".venv/bin/carefolio"
@@ -432,7 +433,26 @@ def extracts() -> None:
         bench_emis.measure(environment, row, int(os.environ.get("BENCH_PATIENTS", "400")))
 
 
-PARTS = {"doors": doors, "people": people, "parse": parse, "cold": cold, "fhir": fhir, "emis": extracts, "growth": grow}
+def consent() -> None:
+    """What consent and audit cost, and a caseload, on 100,000 patients."""
+    import bench_sharing
+
+    with installation() as (port, environment, _):
+        os.environ.update({"CAREFOLIO_HOME": environment["CAREFOLIO_HOME"], "PORT": str(port)})
+        Installation(Path(environment["CAREFOLIO_HOME"]), port).enter()
+        bench_sharing.measure(row, port, int(os.environ.get("BENCH_PATIENTS", "100000")), 2000, 500_000)
+
+
+PARTS = {
+    "doors": doors,
+    "people": people,
+    "consent": consent,
+    "parse": parse,
+    "cold": cold,
+    "fhir": fhir,
+    "emis": extracts,
+    "growth": grow,
+}
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or [name for name in PARTS if name != "growth"]

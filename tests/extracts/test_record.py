@@ -151,7 +151,7 @@ async def test_rest_for_the_operator(practice: Practice, new_hospital: NewHospit
     assert (code, made["practices"], "password" in made) == (200, [practice.ods], False)
     assert (await ask("PUT", f"/{name}", json={"guid": str(practice.guid), "port": "x"}))[0] == 422
     assert (await ask("PUT", "/BAD NAME", json={"guid": str(uuid.uuid4())}))[0] == 422
-    assert (await ask("PUT", f"/{name}", data=b"{"))[0] == 400
+    assert (await ask("PUT", f"/{name}", data=b"{"))[0] == 422
     assert name in [each["name"] for each in (await ask("GET", ""))[1]["agreements"]]
     assert (await ask("GET", "/nobody"))[0] == 404
     assert (await ask("POST", f"/{name}/fetch"))[0] == 409

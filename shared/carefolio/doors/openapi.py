@@ -107,7 +107,10 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     }
     if endpoint.body is not None:
         schema = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
-        said["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        said["requestBody"] = {
+            "required": rest.needs_body(endpoint.body),
+            "content": {"application/json": {"schema": schema}},
+        }
     return said
 
 

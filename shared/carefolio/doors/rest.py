@@ -190,7 +190,14 @@ def _reader(token: Token) -> Reader:
                   account=token.account_id)  # fmt: skip
 
 
+def needs_body(model: type[BaseModel]) -> bool:
+    """Whether a body of this kind must be there: not where it has nothing that must be said."""
+    return any(field.is_required() for field in model.model_fields.values())
+
+
 def _read(model: type[BaseModel], body: bytes) -> BaseModel:
+    if not body and not needs_body(model):
+        return model()
     try:
         return model.model_validate_json(body)
     except ValidationError as wrong:

@@ -230,7 +230,7 @@ def opened(reader: Reader, arguments: list[Any], found: str = "found") -> str:
     """
     arguments.append(reader.organisation_id)
     chosen = f"ARRAY(SELECT id FROM {found}), ARRAY(SELECT version FROM {found}), (SELECT ${len(arguments)}::uuid)"  # noqa: S608
-    if reader.account is None:
+    if reader.account is None and reader.own is None:
         return f"open_contents({chosen}) AS opened"
     arguments += [reader.own, reader.account]
     last = len(arguments)

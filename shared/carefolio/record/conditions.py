@@ -85,7 +85,8 @@ class Conditions:
         if code == "subject" and not all(part.startswith("Patient/") for part in asked):
             return None
         keys = [key(code, f"Patient/{part}") for part in plain]
-        numbers = f"{arguments.add([internal_id('Patient', part) for part in plain])}::uuid[]"
+        # Hidden from the plan, which would be made anew for as many patients as are named.
+        numbers = f"(SELECT {arguments.add([internal_id('Patient', part) for part in plain])}::uuid[])::uuid[]"
         own = arguments.found(f"keys && {arguments.typed(keys, 'bigint[]')}")
         # In records that were joined to it the element names their own Patient.
         records = of_person(numbers, self._reader, arguments.values)
