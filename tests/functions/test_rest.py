@@ -7,10 +7,11 @@ import uuid
 from typing import Any
 
 import pytest
-from tests.conftest import Reply
+from tests.conftest import NewHospital, Reply, nhs, unique
 from tests.sharing_kit import Person, World
 
 from carefolio.identity import tokens
+from carefolio.local import load
 from carefolio.record.labels import GENERAL, LABELS, MENTAL
 
 _PATIENT = "patient/Sharing.ru patient/AccessLog.r"
@@ -244,3 +245,42 @@ async def test_the_document_is_what_there_is(world: World) -> None:
     page = await world.hospital.request("GET", "/api/v1")
     assert b"<h1>Carefolio REST API</h1>" in page.body
     assert b"/patients/{patient}/access-log" in page.body
+
+
+async def test_an_organisation_works_its_queue(world: World, new_hospital: NewHospital) -> None:
+    """Held messages, what they ask, yes and no, and to whom they belong; nobody else's."""
+    hospital = await new_hospital(scope="system/*.rs system/Message.rus")
+    token = await hospital.authorize()
+    number = nhs()
+    born = load.registration(number, unique())
+    assert (await hospital.accepted(born))["status"] == "applied"
+    held = []
+    for _ in range(2):
+        text = load.registration(number, unique()).decode().replace("A28", "A08")
+        parts = [line.split("|") for line in text.split("\r")]
+        for part in parts:
+            if part[0] == "PID":
+                part[7] = "19010203"
+        row = await hospital.accepted("\r".join("|".join(part) for part in parts).encode())
+        assert row["status"] == "held", row["reason"]
+        held.append(row)
+    listed = await ask(world, token, "GET", "/messages?status=held&count=1")
+    assert [each["id"] for each in listed.json["messages"]] == [str(held[1]["id"])], listed.body
+    following = await ask(world, token, "GET", f"/messages?status=held&count=1&cursor={listed.json['next']}")
+    assert [each["id"] for each in following.json["messages"]] == [str(held[0]["id"])]
+    whole = await ask(world, token, "GET", f"/messages/{held[0]['id']}")
+    assert whole.json["raw"].startswith("MSH|")
+    assert (await ask(world, token, "GET", "/messages?status=odd")).status == 422
+    other = tokens.issue("app", "system/Message.rus", organisation=world.people["member"].organisation)
+    for path in (f"/messages/{held[0]['id']}/approve", f"/messages/{held[0]['id']}/reject"):
+        assert (await ask(world, other, "POST", path)).status == 404
+    move = f"/messages/{held[0]['id']}/move"
+    assert (await ask(world, other, "POST", move, {"patient": str(world.patient)})).status == 404
+    assert (await ask(world, other, "GET", f"/messages/{held[0]['id']}")).status == 404
+    person = world.people["contributor"].token("user/Message.rus")
+    await world.pool.execute("UPDATE account SET roles = '{}' WHERE id = $1", world.people["contributor"].account)
+    assert (await ask(world, person, "GET", "/messages")).status == 403
+    rejected = await ask(world, token, "POST", f"/messages/{held[0]['id']}/reject")
+    assert (rejected.status, "birth" in rejected.json["reason"]) == (200, True), rejected.body
+    assert (await ask(world, token, "POST", f"/messages/{held[0]['id']}/approve")).status == 409
+    assert (await ask(world, token, "POST", move, {"patient": str(uuid.uuid4())})).status == 409

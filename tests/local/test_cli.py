@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
 from tests.conftest import CLI, ENVIRONMENT, Hospital, Running, nhs, unique
+from tests.sharing_kit import World
 
 from carefolio.local import load
 
@@ -186,3 +188,29 @@ def test_check_and_explain_need_no_installation(tmp_path: Path) -> None:
     refused = run("check", str(file), "--json")
     assert refused.returncode == 1
     assert {"severity": "error", "place": "PID-7"}.items() <= json.loads(refused.stdout)[0].items()
+
+
+async def test_teams_roles_and_closed_records(hospital: Hospital, installation: Running, world: World) -> None:
+    """What an operator sets up before anybody else can."""
+    number = await hospital.registered()
+    team = json.loads(installation.cli("team", "add", "Psychiatry", "--organisation", hospital.ods_code, "--label",
+                                       "mental-health", "--sees", "general", "--sees", "mental-health",
+                                       "--json").stdout)  # fmt: skip
+    assert (team["label"], team["labels"]) == ("mental-health", ["general", "mental-health"])
+    odd = installation.cli("team", "add", "Odd", "--organisation", hospital.ods_code, "--label", "secret", check=False)
+    assert (odd.returncode, "secret is none of" in odd.stderr) == (1, True)
+    twice = installation.cli("team", "add", "Psychiatry", "--organisation", hospital.ods_code, check=False)
+    assert (twice.returncode, "already" in twice.stderr) == (1, True)
+    officer = str(world.people["outsider"].account)
+    installation.cli("account", "role", officer, "privacy-officer")
+    assert await world.pool.fetchval("SELECT roles FROM account WHERE id = $1::uuid", officer) == ["privacy-officer"]
+    for who, role in ((officer, "king"), (str(world.people["patient"].account), "administrator"), ("nobody@x.org", "")):
+        refused = installation.cli("account", "role", who, role, check=False)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
+    patient = (await hospital.patient(number))["id"]
+    installation.cli("record", "freeze", patient, "--reason", "court order 17/2026")
+    assert (await hospital.get(f"Patient/{patient}")).status == 404
+    installation.cli("record", "unfreeze", patient)
+    assert (await hospital.get(f"Patient/{patient}")).status == 200
+    nobody = installation.cli("record", "freeze", str(uuid.uuid4()), "--reason", "x", check=False)
+    assert (nobody.returncode, "no such record" in nobody.stderr) == (1, True)

@@ -13,7 +13,17 @@ import typer
 from carefolio.cloud import outbox, secrets
 from carefolio.cloud.database import Pool
 from carefolio.commands.terminal import Json, Organisation, UsageError, actor, read_file, read_uuid, run, show
-from carefolio.identity import invitations, operating, providers, registry, relying_party, security_events, tokens
+from carefolio.identity import (
+    accounts,
+    invitations,
+    operating,
+    providers,
+    registry,
+    relying_party,
+    security_events,
+    teams,
+    tokens,
+)
 from carefolio.identity.security_events import SecurityEvent
 
 account_app = typer.Typer(no_args_is_help=True, help="People's accounts.")
@@ -61,6 +71,27 @@ def account_invite(
 def account_show(account: Who, as_json: Json = False) -> None:
     """An account, its sessions and its latest events."""
     show(run(lambda pool: operating.show(pool, account)), as_json)
+
+
+@account_app.command("role")
+def account_role(
+    account: Who,
+    roles: Annotated[list[str] | None, typer.Argument(metavar="ROLE", help=f"{', '.join(teams.ROLES)}.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a professional these roles in his organisation, and no others."""
+
+    async def work(pool: Pool) -> None:
+        known = await accounts.by_name(pool, account)
+        if known.organisation_id is None:
+            raise UsageError("only a professional has roles in an organisation")
+        try:
+            await teams.set_roles(pool, known.organisation_id, known.id, roles or [])
+        except teams.TeamError as error:
+            raise UsageError(str(error)) from None
+
+    run(work)
+    show({"account": account, "roles": roles or []}, as_json)
 
 
 @account_app.command("unlock")

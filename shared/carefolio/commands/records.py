@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +32,38 @@ def record_joins(
         undone = f"  undone {row['undone_at']:%Y-%m-%d %H:%M} by {row['undone_by']}" if row["undone_at"] else ""
         shown = f"{row['survivor']} {row['kind']} {row['other']}"
         typer.echo(f"{row['id']}  {row['created_at']:%Y-%m-%d %H:%M}  {shown}  by {row['actor']}{undone}")
+
+
+@record_app.command("freeze")
+def record_freeze(
+    patient: str, reason: Annotated[str, typer.Option(help="Why; kept with the record.")], as_json: Json = False
+) -> None:
+    """Close a record to everybody, its patient too; what hospitals send is still applied."""
+    from carefolio.record import sharing
+
+    _sharing(lambda pool: sharing.freeze(pool, actor(), read_uuid(patient, "a patient"), reason))
+    show({"patient": patient, "frozen": True}, as_json)
+
+
+@record_app.command("unfreeze")
+def record_unfreeze(patient: str, as_json: Json = False) -> None:
+    """Open it again, as it was shared before."""
+    from carefolio.record import sharing
+
+    _sharing(lambda pool: sharing.unfreeze(pool, actor(), read_uuid(patient, "a patient")))
+    show({"patient": patient, "frozen": False}, as_json)
+
+
+def _sharing(change: Callable[[Pool], Awaitable[None]]) -> None:
+    from carefolio.record.sharing import SharingError
+
+    async def work(pool: Pool) -> None:
+        try:
+            await change(pool)
+        except SharingError as error:
+            raise UsageError(str(error)) from None
+
+    run(work)
 
 
 @record_app.command("join")

@@ -10,8 +10,9 @@ import typer
 
 from carefolio.cloud.database import Pool
 from carefolio.commands.terminal import Json, Organisation, UsageError, actor, run, show
-from carefolio.identity import registration, registry, sender_settings
+from carefolio.identity import registration, registry, sender_settings, teams
 from carefolio.identity.sender_settings import SenderSettings, Stored, with_assignments
+from carefolio.record.labels import LABELS
 
 organisation_app = typer.Typer(no_args_is_help=True, help="Organisations, by ODS code.")
 team_app = typer.Typer(no_args_is_help=True, help="Teams of an organisation.")
@@ -27,10 +28,27 @@ def organisation_add(ods_code: str, name: str, as_json: Json = False) -> None:
 
 
 @team_app.command("add")
-def team_add(name: str, organisation: Organisation, as_json: Json = False) -> None:
-    """Register a team."""
-    number = run(lambda pool: registry.add_team(pool, organisation, name))
-    show({"id": number, "organisation": organisation, "name": name}, as_json)
+def team_add(
+    name: str,
+    organisation: Organisation,
+    label: Annotated[str, typer.Option(help="Of what it contributes, where nothing says another.")] = "general",
+    sees: Annotated[list[str] | None, typer.Option(help="A label that it sees of its patients; may repeat.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a team, with its privacy labels."""
+    labels = sees if sees is not None else ["general"]
+    if unknown := [each for each in (label, *labels) if each not in LABELS]:
+        raise UsageError(f"{unknown[0]} is none of {', '.join(LABELS)}")
+
+    async def work(pool: Pool) -> teams.Team:
+        try:
+            return await teams.add(pool, await registry.organisation_id(pool, organisation), name, label, labels)
+        except teams.TeamError as error:
+            raise UsageError(str(error)) from None
+
+    made = run(work)
+    show({"id": made.id, "organisation": organisation, "name": made.name, "label": made.label,
+          "labels": list(made.labels)}, as_json)  # fmt: skip
 
 
 @sender_app.command("add")

@@ -42,7 +42,7 @@ async def list_own(request: Request) -> Response:
     rows = await messages.list_messages(
         await database.pool(), status=status, control_id=asked.get("control_id"), sender_id=sender.id, limit=int(count)
     )
-    return _json({"messages": rows})
+    return _json({"messages": [{name: value for name, value in row.items() if name != "seq"} for row in rows]})
 
 
 async def show_own(request: Request) -> Response:

@@ -85,13 +85,13 @@ async def list_teams(call: Call) -> Any:
 
 
 async def add_team(call: Call) -> Any:
-    await _administrator(call)
+    await administrator(call)
     said: NewTeam = call.body
     return await _told(teams.add(call.pool, call.reader.organisation_id, said.name, said.label, said.labels))
 
 
 async def change_team(call: Call) -> Any:
-    await _administrator(call)
+    await administrator(call)
     said: TeamLabels = call.body
     return await _told(
         teams.change(call.pool, call.reader.organisation_id, call.number("team"), said.label, said.labels)
@@ -103,7 +103,7 @@ async def list_members(call: Call) -> Any:
 
 
 async def put_member(call: Call) -> None:
-    await _administrator(call, call.number("team"))
+    await administrator(call, call.number("team"))
     await _told(
         teams.join(call.pool, call.reader.organisation_id, call.number("team"), call.number("account"),
                    coordinator=call.body.coordinator)
@@ -111,16 +111,17 @@ async def put_member(call: Call) -> None:
 
 
 async def delete_member(call: Call) -> None:
-    await _administrator(call, call.number("team"))
+    await administrator(call, call.number("team"))
     await _told(teams.leave(call.pool, call.reader.organisation_id, call.number("team"), call.number("account")))
 
 
 async def put_roles(call: Call) -> None:
-    await _administrator(call)
+    await administrator(call)
     await _told(teams.set_roles(call.pool, call.reader.organisation_id, call.number("account"), call.body.roles))
 
 
-async def _administrator(call: Call, team: uuid.UUID | None = None) -> None:
+async def administrator(call: Call, team: uuid.UUID | None = None) -> None:
+    """Raise SharingError where a person is no administrator of his organisation (nor a coordinator of ``team``)."""
     account = call.reader.account
     if account is not None and not await teams.may_administer(call.pool, account, team):
         raise SharingError("this is for an administrator of the organisation", forbidden=True)

@@ -23,6 +23,7 @@ _NAMES = {
     "Glass": "records that are not shared, in an emergency",
     "Goal": "goals",
     "Immunization": "vaccinations",
+    "Message": "messages that hospitals sent, and what is held of them",
     "Medication": "medicines",
     "MedicationRequest": "prescriptions",
     "MedicationStatement": "medicines",

@@ -75,19 +75,6 @@ async def add_organisation(pool: Pool, ods_code: str, name: str) -> uuid.UUID:
     return number
 
 
-async def add_team(pool: Pool, organisation: str, name: str) -> uuid.UUID:
-    """Register a team of an organisation, which is named by its ODS code. Raises RegistryError."""
-    try:
-        number: uuid.UUID = await pool.fetchval(
-            "INSERT INTO team (organisation_id, name) VALUES ($1, $2) RETURNING id",
-            await organisation_id(pool, organisation),
-            _name(name),
-        )
-    except asyncpg.UniqueViolationError:
-        raise RegistryError(f"{organisation} has a team {name} already") from None
-    return number
-
-
 async def add_sender(
     pool: Pool,
     name: str,

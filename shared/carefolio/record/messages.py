@@ -18,33 +18,47 @@ async def list_messages(
     status: str | None = None,
     control_id: str | None = None,
     sender_id: uuid.UUID | None = None,
+    organisation_id: uuid.UUID | None = None,
+    before: int | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
-    """The newest messages first (of one sender, where one is given), without anything of their contents."""
+    """The newest messages first (of one sender or organisation, where one is given), without their contents.
+
+    ``before``: those that came before the one with this seq.
+    """
     rows = await pool.fetch(
         """
-        SELECT message.id, message.received_at, sender.name AS sender, organisation.ods_code AS organisation,
-               message.message_type, message.control_id, message.ack_code, message.status, message.reason,
-               message.control_id_reused, message.attempts
+        SELECT message.id, message.seq, message.received_at, sender.name AS sender,
+               organisation.ods_code AS organisation, message.message_type, message.control_id, message.ack_code,
+               message.status, message.reason, message.control_id_reused, message.attempts
         FROM message JOIN sender ON sender.id = sender_id JOIN organisation ON organisation.id = message.organisation_id
         WHERE ($1::text IS NULL OR message.status = $1) AND ($2::text IS NULL OR message.control_id = $2)
             AND ($3::uuid IS NULL OR message.sender_id = $3)
+            AND ($5::uuid IS NULL OR message.organisation_id = $5) AND ($6::bigint IS NULL OR message.seq < $6)
         ORDER BY message.seq DESC LIMIT $4
         """,
         status,
         control_id,
         sender_id,
         limit,
+        organisation_id,
+        before,
     )
     return [dict(row) for row in rows]
 
 
 async def show_message(
-    pool: Pool, number: uuid.UUID, actor: str, *, sender_id: uuid.UUID | None = None
+    pool: Pool,
+    number: uuid.UUID,
+    actor: str,
+    *,
+    sender_id: uuid.UUID | None = None,
+    organisation_id: uuid.UUID | None = None,
 ) -> dict[str, Any] | None:
     """One message: its life from receipt to its end, its bytes as they came, and the resources that it wrote.
 
-    For a sender (``sender_id``) only its own, and without the bytes. The look is audited.
+    For a sender (``sender_id``) only its own, and without the bytes; for an organisation only its own. The look is
+    audited.
     """
     async with pool.acquire() as connection, connection.transaction():
         row = await connection.fetchrow(
@@ -53,9 +67,11 @@ async def show_message(
             FROM message JOIN sender ON sender.id = sender_id
             JOIN organisation ON organisation.id = message.organisation_id
             WHERE message.id = $1 AND ($2::uuid IS NULL OR sender_id = $2)
+              AND ($3::uuid IS NULL OR message.organisation_id = $3)
             """,
             number,
             sender_id,
+            organisation_id,
         )
         if row is None:
             return None
@@ -87,3 +103,8 @@ async def show_message(
         shown["raw"] = row["raw"].decode("utf-8", "backslashreplace")
     shown["resources"] = [dict(resource) for resource in written]
     return shown
+
+
+async def is_of(pool: Pool, number: uuid.UUID, organisation: uuid.UUID) -> bool:
+    """Whether a message is one of an organisation's."""
+    return bool(await pool.fetchval("SELECT organisation_id = $2 FROM message WHERE id = $1", number, organisation))
