@@ -121,6 +121,18 @@ async def test_a_professional_sees_whom_he_may(world: World) -> None:
     report = await ask(world, token, "GET", "/glasses?days=1")
     assert {"found unconscious at home"} <= {each["reason"] for each in report.json["glasses"]}
     assert (await ask(world, token, "GET", "/glasses?days=x")).status == 422
+    odd = await ask(world, token, "GET", "/findings?many=1&days=2")
+    assert {"many patients in a day"} <= {each["what"] for each in odd.json["findings"]}, odd.body
+    await world.pool.execute(
+        "UPDATE resource SET content = jsonb_set(content::jsonb, '{name}', $2::text::jsonb)::text WHERE id = $1",
+        world.patient,
+        '[{"given": ["A."], "family": "Member"}]',
+    )
+    odd = await ask(world, token, "GET", "/findings")
+    assert (str(world.patient), "a patient with his own name") in {
+        (each["patient"], each["what"]) for each in odd.json["findings"]
+    }
+    assert (await ask(world, token, "GET", "/findings?many=0")).status == 422
     # The patient reads who, and why.
     patient = world.people["patient"].token(_PATIENT)
     log = await ask(world, patient, "GET", "/patients/me/access-log?count=200")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from carefolio.doors.rest import PATIENT, PROFESSIONAL, Call, Endpoint, number
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import accounts, grants
-from carefolio.record import access_log, caseload, glass, sharing
+from carefolio.record import access_log, caseload, glass, reading_report, sharing
 from carefolio.record.ids import internal_id
 
 Label = Literal["general", "mental-health", "sexual-health", "social-care"]
@@ -135,6 +135,23 @@ class Glasses(BaseModel):
     glasses: list[GlassShown]
 
 
+class FindingShown(BaseModel):
+    """A look that somebody should ask about."""
+
+    day: date
+    who: str
+    account: uuid.UUID
+    what: str
+    patients: int
+    patient: uuid.UUID | None
+
+
+class Findings(BaseModel):
+    """What is odd about how an organisation's professionals read."""
+
+    findings: list[FindingShown]
+
+
 async def list_sharings(call: Call) -> Any:
     found = await sharing.of_record(call.pool, call.reader, call.patient)
     return {"on": await sharing.is_on(call.pool, call.patient), "sharings": found}
@@ -187,14 +204,25 @@ async def break_glass(call: Call) -> Any:
 
 async def list_glasses(call: Call) -> Any:
     await _has_role(call, "privacy-officer")
-    try:
-        days = int(call.query.get("days", "31"))
-    except ValueError:
-        days = 0
-    if not 1 <= days <= 400:
-        raise HTTPException(422, "days: a number from 1 to 400")
-    since = datetime.now(UTC) - timedelta(days=days)
-    return {"glasses": await glass.report(call.pool, call.reader.organisation_id, since=since)}
+    return {"glasses": await glass.report(call.pool, call.reader.organisation_id, since=_since(call))}
+
+
+async def list_findings(call: Call) -> Any:
+    await _has_role(call, "privacy-officer")
+    many = _number(call, "many", "100", 100_000)
+    found = await reading_report.findings(call.pool, call.reader.organisation_id, since=_since(call), many=many)
+    return {"findings": found}
+
+
+def _since(call: Call) -> datetime:
+    return datetime.now(UTC) - timedelta(days=_number(call, "days", "31", 400))
+
+
+def _number(call: Call, name: str, default: str, most: int) -> int:
+    text = call.query.get(name, default)
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and 1 <= int(text) <= most):
+        raise HTTPException(422, f"{name}: a number from 1 to {most}")
+    return int(text)
 
 
 async def freeze(call: Call) -> None:
@@ -231,6 +259,7 @@ async def _officer_of(call: Call) -> None:
 
 
 _OF = "/patients/{patient}"
+_DAYS = ("days", "how far back: 1 to 400, else 31")
 ENDPOINTS = (
     Endpoint("GET", "/patients", list_patients, "Patient", "s", "the professional's patients, in the order of names",
              (PROFESSIONAL,), answer=Patients, paged=True,
@@ -251,7 +280,10 @@ ENDPOINTS = (
     Endpoint("POST", f"{_OF}/glass", break_glass, "Glass", "c", "open a record that is not shared, with a reason",
              (PROFESSIONAL,), body=Why, answer=Broken, status=201),
     Endpoint("GET", "/glasses", list_glasses, "Glass", "s", "whose glass was broken, by whom, why", (PROFESSIONAL,),
-             answer=Glasses, query=(("days", "how far back: 1 to 400, else 31"),)),
+             answer=Glasses, query=(_DAYS,)),
+    Endpoint("GET", "/findings", list_findings, "Glass", "s",
+             "much reading, look-ups of colleagues and of namesakes", (PROFESSIONAL,), answer=Findings,
+             query=(_DAYS, ("many", "from so many patients in a day on, else 100"))),
     Endpoint("PUT", f"{_OF}/freeze", freeze, "Freeze", "u", "close a record to everybody", (PROFESSIONAL,), body=Why),
     Endpoint("DELETE", f"{_OF}/freeze", unfreeze, "Freeze", "u", "open it again", (PROFESSIONAL,)),
 )  # fmt: skip

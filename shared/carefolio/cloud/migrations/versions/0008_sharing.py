@@ -199,6 +199,7 @@ STATEMENTS = (
         next_xact xid8 NOT NULL
     )
     """,
+    "CREATE INDEX audit_at ON audit USING brin (at)",
     # A request that may be repeated, and what it was answered (REST, Idempotency-Key).
     """
     CREATE TABLE repeatable (
