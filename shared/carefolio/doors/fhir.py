@@ -41,7 +41,7 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.patch import fhirpath_patch, json_patch, merge_patch
 from carefolio.identity import discovery, scopes
 from carefolio.identity.tokens import Token
-from carefolio.record import capability, provenance, reading, resources, search
+from carefolio.record import capability, provenance, reading, resources, search, trail
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
@@ -187,6 +187,9 @@ async def _search(
         page = await search.search(pool, reader, kinds, query, strict=strict, patient=patient)
         if list(kinds) == ["Provenance"] and page.total is not None:
             made = await provenance.search(pool, reader, query)
+            page.found, page.total = page.found + made, page.total + len(made)
+        if list(kinds) == ["AuditEvent"] and page.total is not None:
+            made = await trail.search(pool, reader, query)
             page.found, page.total = page.found + made, page.total + len(made)
     _permit_included(token, page)
     return answers.searchset(page, path, query)

@@ -6,6 +6,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
+import asyncpg
+
 from carefolio.cloud.database import Pool
 from carefolio.record.access import Reader
 from carefolio.record.sharing import SharingError, decides
@@ -48,7 +50,34 @@ async def looks(
     """A page of the log, the newest first; ``own``: what the patient did himself, too. Raises SharingError."""
     if not await decides(pool, reader, record):
         raise SharingError("the access log is its patient's", forbidden=True)
-    rows = await pool.fetch(
+    but = None if own else str(reader.account)
+    rows = await lines(pool, record, count=count, before=before, but=but)
+    return [
+        Look(
+            row["id"], row["at"], row["who"] or system_name(row["actor"]), row["organisation"],
+            row["through"] if row["account"] else "", row["account"] == reader.account,
+            _ACTIONS.get(row["action"], row["action"]), _section(row["resource_type"], row["written"]), row["reason"] or "",
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+async def lines(
+    pool: Pool,
+    record: uuid.UUID,
+    *,
+    count: int,
+    before: int | None = None,
+    but: str | None = None,
+    organisation: uuid.UUID | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[asyncpg.Record]:
+    """Lines of the trail about a person, the newest first, with the names of who they are about.
+
+    ``but``: not those of this account; ``organisation``: only those of one; ``since`` and ``until`` bound their times.
+    """
+    rows: list[asyncpg.Record] = await pool.fetch(
         """
         WITH lines AS (
             SELECT a.id, a.at, a.actor, a.action, a.resource_type, a.written, a.patient_id, a.organisation_id,
@@ -57,11 +86,13 @@ async def looks(
                    substring(a.actor FROM 'client/(\\S+)$') AS client
             FROM record asked JOIN record every USING (person_id) JOIN audit a ON a.patient_id = every.id
             WHERE asked.id = $1 AND ($2::bigint IS NULL OR a.id < $2)
-              AND ($3 OR a.actor NOT LIKE 'account/' || $4 || '%')
-            ORDER BY a.id DESC LIMIT $5
+              AND ($3::text IS NULL OR a.actor NOT LIKE 'account/' || $3 || '%')
+              AND ($4::uuid IS NULL OR a.organisation_id = $4)
+              AND ($5::timestamptz IS NULL OR a.at >= $5) AND ($6::timestamptz IS NULL OR a.at < $6)
+            ORDER BY a.id DESC LIMIT $7
         )
         SELECT lines.*, coalesce(account.name, sender.name, client.name, '') AS who, client.name AS through,
-               coalesce(organisation.name, '') AS organisation, lines.account = $4::uuid AS own,
+               coalesce(organisation.name, '') AS organisation,
                (SELECT glass.reason FROM sharing glass WHERE glass.kind = 'glass' AND glass.grantee = lines.account
                 AND glass.record_id = lines.patient_id AND lines.at >= glass.created_at AND lines.at <= glass.ends_at
                 LIMIT 1) AS reason
@@ -73,21 +104,16 @@ async def looks(
         """,
         record,
         before,
-        own,
-        str(reader.account),
+        but,
+        organisation,
+        since,
+        until,
         count,
     )
-    return [
-        Look(
-            row["id"], row["at"], row["who"] or _system(row["actor"]), row["organisation"],
-            row["through"] if row["account"] else "", bool(row["own"]), _ACTIONS.get(row["action"], row["action"]),
-            _section(row["resource_type"], row["written"]), row["reason"] or "",
-        )
-        for row in rows
-    ]  # fmt: skip
+    return rows
 
 
-def _system(actor: str) -> str:
+def system_name(actor: str) -> str:
     """Who is neither a person nor an organisation's system."""
     return "the GP practice's extract" if actor.startswith("agreement/") else "Carefolio"
 
