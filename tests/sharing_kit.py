@@ -41,7 +41,7 @@ class Person:
     account: uuid.UUID
     organisation: uuid.UUID | None = None
     own: uuid.UUID | None = None
-    session: bytes = b""
+    session: uuid.UUID | None = None
 
     def reader(self) -> Reader:
         contributor = self.own or self.organisation
@@ -109,14 +109,17 @@ async def _account(pool: asyncpg.Pool, name: str, kind: str, **more: Any) -> uui
     return number
 
 
-async def new_session(pool: asyncpg.Pool, account: uuid.UUID) -> bytes:
-    value = secrets.token_bytes(16)
-    await pool.execute(
-        "INSERT INTO session (id, account_id, stage, level, methods) VALUES ($1, $2, 'open', 'strong', '{pwd}')",
-        value,
+async def new_session(pool: asyncpg.Pool, account: uuid.UUID) -> uuid.UUID:
+    """The number of an open session."""
+    number: uuid.UUID = await pool.fetchval(
+        """
+        INSERT INTO session (id, account_id, stage, level, methods) VALUES ($1, $2, 'open', 'strong', '{pwd}')
+        RETURNING number
+        """,
+        secrets.token_bytes(16),
         account,
     )
-    return value
+    return number
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ async def test_a_glass_is_whole_again_after_signing_out(world: World) -> None:
     bearer = {"Authorization": f"Bearer {person.token()}"}
     path = f"/fhir/R4/Patient/{world.patient}"
     assert (await world.hospital.request("GET", path, headers=bearer)).status == 200
-    await world.pool.execute("UPDATE session SET ended_at = now() WHERE id = $1", session)
+    await world.pool.execute("UPDATE session SET ended_at = now() WHERE number = $1", session)
     assert (await world.hospital.request("GET", path, headers=bearer)).status == 404
     [told] = [each for each in await glass.report(
         world.pool, person.organisation or uuid.uuid4(), since=datetime.now(UTC) - timedelta(minutes=1)
@@ -168,9 +168,11 @@ async def test_only_the_patient_decides(world: World) -> None:
         with pytest.raises(SharingError):
             await sharing.switch(world.pool, reader, world.patient, on=False)
         with pytest.raises(SharingError):
-            await sharing.relabel(world.pool, reader, "Observation", uuid.UUID(world.items[0].id), SEXUAL)
+            await sharing.relabel(
+                world.pool, reader, world.patient, "Observation", uuid.UUID(world.items[0].id), SEXUAL
+            )
     outsider = world.people["outsider"]
-    for reason, session, record in (("", b"x", world.patient), ("look", b"x", world.patient),
+    for reason, session, record in (("", outsider.session, world.patient), ("look", outsider.session, world.patient),
                                     ("found unconscious", None, world.patient),
                                     ("found unconscious", outsider.session, uuid.uuid4())):  # fmt: skip
         with pytest.raises(SharingError):
@@ -192,16 +194,18 @@ async def test_a_label_holds_for_every_version_and_against_every_message(world: 
         return {(await world.hospital.request("GET", f"/fhir/R4/{path}", headers=bearer)).status for path in paths}
 
     assert await statuses() == {200}
-    await sharing.relabel(world.pool, world.people["patient"].reader(), "Observation", number, MENTAL)
+    await sharing.relabel(world.pool, world.people["patient"].reader(), world.patient, "Observation", number, MENTAL)
     assert await statuses() == {404}
     changed = observation(str(world.patient), value=72, code=world.code, id=item.id)
     reply = await send(world.hospital, "PUT", f"Observation/{item.id}", changed)
     assert reply.status == 200, reply.body
     assert await statuses() == {404}
-    await sharing.relabel(world.pool, world.people["patient"].reader(), "Observation", number, GENERAL)
+    await sharing.relabel(world.pool, world.people["patient"].reader(), world.patient, "Observation", number, GENERAL)
     assert await statuses() == {200}
     with pytest.raises(SharingError, match="no such item"):
-        await sharing.relabel(world.pool, world.people["patient"].reader(), "Condition", uuid.uuid4(), GENERAL)
+        await sharing.relabel(
+            world.pool, world.people["patient"].reader(), world.patient, "Condition", uuid.uuid4(), GENERAL
+        )
 
 
 async def test_a_sharing_is_a_consent(world: World) -> None:

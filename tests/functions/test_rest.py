@@ -32,7 +32,8 @@ async def granted(world: World, person: Person) -> str:
         """
         INSERT INTO app_grant (id, account_id, client_id, scope, session_id, methods, level, authenticated_at,
                                expires_at)
-        VALUES ($1, $2, $3, '', $4, '{}', 'strong', now(), now() + interval '1 hour')
+        VALUES ($1, $2, $3, '', (SELECT id FROM session WHERE number = $4), '{}', 'strong', now(),
+                now() + interval '1 hour')
         """,
         grant, person.account, client, person.session,
     )  # fmt: skip

@@ -86,7 +86,7 @@ def account_role(
         if known.organisation_id is None:
             raise UsageError("only a professional has roles in an organisation")
         try:
-            await teams.set_roles(pool, known.organisation_id, known.id, roles or [])
+            await teams.set_roles(pool, known.organisation_id, actor(), known.id, roles or [])
         except teams.TeamError as error:
             raise UsageError(str(error)) from None
 

@@ -42,7 +42,9 @@ def team_add(
 
     async def work(pool: Pool) -> teams.Team:
         try:
-            return await teams.add(pool, await registry.organisation_id(pool, organisation), name, label, labels)
+            return await teams.add(
+                pool, await registry.organisation_id(pool, organisation), actor(), name, label, labels
+            )
         except teams.TeamError as error:
             raise UsageError(str(error)) from None
 

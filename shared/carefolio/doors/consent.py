@@ -157,6 +157,15 @@ async def list_sharings(call: Call) -> Any:
     return {"on": await sharing.is_on(call.pool, call.patient), "sharings": found}
 
 
+async def show_sharing(call: Call) -> Any:
+    grantee = call.number("grantee")
+    found = await sharing.of_record(call.pool, call.reader, call.patient)
+    for each in found:
+        if each.grantee == grantee and each.kind != "glass":
+            return each
+    raise HTTPException(404, "nothing was said of this grantee")
+
+
 async def put_sharing(call: Call) -> Any:
     said: Wanted = call.body
     return await sharing.share(
@@ -181,7 +190,9 @@ async def label_item(call: Call) -> None:
     kind = call.path["type"]
     if kind not in resource_types():
         raise HTTPException(404, "no such resource type in FHIR R4")
-    await sharing.relabel(call.pool, call.reader, kind, internal_id(kind, call.path["id"]), call.body.label)
+    await sharing.relabel(
+        call.pool, call.reader, call.patient, kind, internal_id(kind, call.path["id"]), call.body.label
+    )
 
 
 async def label_team(call: Call) -> None:
@@ -266,6 +277,8 @@ ENDPOINTS = (
              query=(("name", "with which the family name begins"),)),
     Endpoint("GET", f"{_OF}/sharings", list_sharings, "Sharing", "r", "who sees what of a record", (PATIENT,),
              answer=Sharings),
+    Endpoint("GET", f"{_OF}/sharings/{{grantee}}", show_sharing, "Sharing", "r", "what somebody sees of a record",
+             (PATIENT,), answer=SharingShown),
     Endpoint("PUT", f"{_OF}/sharings/{{grantee}}", put_sharing, "Sharing", "u",
              "share with a team, a professional or a carer, by label", (PATIENT,), body=Wanted, answer=SharingShown),
     Endpoint("DELETE", f"{_OF}/sharings/{{grantee}}", delete_sharing, "Sharing", "u", "share no more", (PATIENT,)),

@@ -185,9 +185,9 @@ def _reader(token: Token) -> Reader:
     contributor = token.record_id or token.organisation_id
     assert contributor is not None
     if token.account_id is None:
-        return Reader(f"client/{token.client_id}", contributor)
-    return Reader(f"account/{token.account_id} client/{token.client_id}", contributor, own=token.record_id,
-                  account=token.account_id)  # fmt: skip
+        return Reader(f"client/{token.client_id}", contributor, token.scope)
+    return Reader(f"account/{token.account_id} client/{token.client_id}", contributor, token.scope, own=token.record_id,
+                  patient=token.patient_id, account=token.account_id)  # fmt: skip
 
 
 def needs_body(model: type[BaseModel]) -> bool:
@@ -255,12 +255,15 @@ async def _once(call: Call, endpoint: Endpoint, key: str) -> Response:
     if not 1 <= len(key) <= LONGEST_KEY:
         raise HTTPException(422, f"Idempotency-Key: 1 to {LONGEST_KEY} characters")
     said = call.body.model_dump_json() if call.body is not None else ""
-    request = hashlib.sha256(f"{call.request.url.path}\n{said}".encode()).digest()
+    request = hashlib.sha256(f"{call.request.url.path}?{call.request.url.query}\n{said}".encode()).digest()
     name = sealed.mac("repeatable", f"{call.reader.actor} {key}")
     mine = await call.pool.fetchval(
         """
-        WITH old AS (DELETE FROM repeatable WHERE created_at < now() - interval '1 day')
-        INSERT INTO repeatable (key, request) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING true
+        WITH old AS (DELETE FROM repeatable WHERE created_at < now() - interval '1 day' AND key <> $1)
+        INSERT INTO repeatable AS known (key, request) VALUES ($1, $2)
+        ON CONFLICT (key) DO UPDATE SET request = excluded.request, status = NULL, answer = NULL, created_at = now()
+        WHERE known.created_at < CASE WHEN known.status IS NULL THEN now() - interval '1 minute'
+            ELSE now() - interval '1 day' END RETURNING true
         """,
         name,
         request,

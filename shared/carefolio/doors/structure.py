@@ -87,15 +87,17 @@ async def list_teams(call: Call) -> Any:
 async def add_team(call: Call) -> Any:
     await administrator(call)
     said: NewTeam = call.body
-    return await _told(teams.add(call.pool, call.reader.organisation_id, said.name, said.label, said.labels))
+    return await _told(teams.add(call.pool, *_who(call), said.name, said.label, said.labels))
 
 
 async def change_team(call: Call) -> Any:
     await administrator(call)
     said: TeamLabels = call.body
-    return await _told(
-        teams.change(call.pool, call.reader.organisation_id, call.number("team"), said.label, said.labels)
-    )
+    return await _told(teams.change(call.pool, *_who(call), call.number("team"), said.label, said.labels))
+
+
+async def show_team(call: Call) -> Any:
+    return await _told(teams.find(call.pool, call.reader.organisation_id, call.number("team")))
 
 
 async def list_members(call: Call) -> Any:
@@ -103,21 +105,25 @@ async def list_members(call: Call) -> Any:
 
 
 async def put_member(call: Call) -> None:
-    await administrator(call, call.number("team"))
-    await _told(
-        teams.join(call.pool, call.reader.organisation_id, call.number("team"), call.number("account"),
-                   coordinator=call.body.coordinator)
-    )  # fmt: skip
+    team, account = call.number("team"), call.number("account")
+    await administrator(call, team)
+    await _told(teams.join(call.pool, *_who(call), team, account, coordinator=call.body.coordinator))
 
 
 async def delete_member(call: Call) -> None:
-    await administrator(call, call.number("team"))
-    await _told(teams.leave(call.pool, call.reader.organisation_id, call.number("team"), call.number("account")))
+    team, account = call.number("team"), call.number("account")
+    await administrator(call, team)
+    await _told(teams.leave(call.pool, *_who(call), team, account))
 
 
 async def put_roles(call: Call) -> None:
     await administrator(call)
-    await _told(teams.set_roles(call.pool, call.reader.organisation_id, call.number("account"), call.body.roles))
+    await _told(teams.set_roles(call.pool, *_who(call), call.number("account"), call.body.roles))
+
+
+def _who(call: Call) -> tuple[uuid.UUID, str]:
+    """Whose teams they are, and who changes them."""
+    return call.reader.organisation_id, call.reader.actor
 
 
 async def administrator(call: Call, team: uuid.UUID | None = None) -> None:
@@ -139,6 +145,7 @@ _ONE = "/teams/{team}"
 ENDPOINTS = (
     Endpoint("GET", "/teams", list_teams, "Team", "s", "the organisation's teams", _WHO, answer=Teams),
     Endpoint("POST", "/teams", add_team, "Team", "c", "a new team", _WHO, body=NewTeam, answer=TeamShown, status=201),
+    Endpoint("GET", _ONE, show_team, "Team", "r", "a team", _WHO, answer=TeamShown),
     Endpoint("PUT", _ONE, change_team, "Team", "u", "a team's labels", _WHO, body=TeamLabels, answer=TeamShown),
     Endpoint("GET", f"{_ONE}/members", list_members, "Team", "r", "who is in a team", _WHO, answer=Members),
     Endpoint("PUT", f"{_ONE}/members/{{account}}", put_member, "Team", "u", "take somebody in", _WHO, body=Place),

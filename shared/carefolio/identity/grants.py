@@ -305,7 +305,13 @@ def grant_of(row: asyncpg.Record) -> Grant:
     )  # fmt: skip
 
 
-async def session_of(pool: Pool, grant: uuid.UUID) -> bytes | None:
-    """The session that a grant lives in; None for one that lasts without it."""
-    found = await pool.fetchval("SELECT session_id FROM app_grant WHERE id = $1 AND ended_at IS NULL", grant)
-    return bytes(found) if found is not None else None
+async def session_of(pool: Pool, grant: uuid.UUID) -> uuid.UUID | None:
+    """The number of the session that a grant lives in; None for one that lasts without it."""
+    found: uuid.UUID | None = await pool.fetchval(
+        """
+        SELECT session.number FROM app_grant JOIN session ON session.id = session_id
+        WHERE app_grant.id = $1 AND app_grant.ended_at IS NULL
+        """,
+        grant,
+    )
+    return found

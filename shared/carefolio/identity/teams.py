@@ -65,7 +65,7 @@ async def find(pool: Pool | Connection, organisation: uuid.UUID, team: uuid.UUID
     return _team(row)
 
 
-async def add(pool: Pool, organisation: uuid.UUID, name: str, label: str, labels: Sequence[str]) -> Team:
+async def add(pool: Pool, organisation: uuid.UUID, actor: str, name: str, label: str, labels: Sequence[str]) -> Team:
     """A new team. Raises TeamError."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= _LONGEST_NAME:
@@ -77,10 +77,13 @@ async def add(pool: Pool, organisation: uuid.UUID, name: str, label: str, labels
         )  # fmt: skip
     except asyncpg.UniqueViolationError:
         raise TeamError(f"there is a team {name} already") from None
+    await _note(pool, organisation, actor, f"team {number} added: {label}, sees {', '.join(labels)}")
     return await find(pool, organisation, number)
 
 
-async def change(pool: Pool, organisation: uuid.UUID, team: uuid.UUID, label: str, labels: Sequence[str]) -> Team:
+async def change(
+    pool: Pool, organisation: uuid.UUID, actor: str, team: uuid.UUID, label: str, labels: Sequence[str]
+) -> Team:
     """Its labels, from now on: patients whom it sees by what it contributed are seen by the new ones too.
 
     Raises TeamError.
@@ -93,6 +96,7 @@ async def change(pool: Pool, organisation: uuid.UUID, team: uuid.UUID, label: st
             team,
             list(labels),
         )
+        await _note(connection, organisation, actor, f"team {team} changed: {label}, sees {', '.join(labels)}")
     return await find(pool, organisation, team)
 
 
@@ -109,7 +113,9 @@ async def members(pool: Pool, organisation: uuid.UUID, team: uuid.UUID) -> list[
     return [Member(row["id"], row["name"], row["coordinator"]) for row in rows]
 
 
-async def join(pool: Pool, organisation: uuid.UUID, team: uuid.UUID, account: uuid.UUID, *, coordinator: bool) -> None:
+async def join(
+    pool: Pool, organisation: uuid.UUID, actor: str, team: uuid.UUID, account: uuid.UUID, *, coordinator: bool
+) -> None:
     """Take a professional of the organisation into a team, or change what he is there. Raises TeamError."""
     await find(pool, organisation, team)
     done = await pool.fetchval(
@@ -122,15 +128,18 @@ async def join(pool: Pool, organisation: uuid.UUID, team: uuid.UUID, account: uu
     )  # fmt: skip
     if not done:
         raise TeamError("the organisation has no such professional", missing=True)
+    as_what = " as coordinator" if coordinator else ""
+    await _note(pool, organisation, actor, f"account {account} joins team {team}{as_what}")
 
 
-async def leave(pool: Pool, organisation: uuid.UUID, team: uuid.UUID, account: uuid.UUID) -> None:
+async def leave(pool: Pool, organisation: uuid.UUID, actor: str, team: uuid.UUID, account: uuid.UUID) -> None:
     """Take somebody out of a team; what it sees he sees no more, from the next request on. Raises TeamError."""
     await find(pool, organisation, team)
     if not await pool.fetchval(
         "DELETE FROM account_team WHERE account_id = $1 AND team_id = $2 RETURNING true", account, team
     ):
         raise TeamError("he is not in this team", missing=True)
+    await _note(pool, organisation, actor, f"account {account} leaves team {team}")
 
 
 async def may_administer(pool: Pool, account: uuid.UUID, team: uuid.UUID | None) -> bool:
@@ -148,7 +157,7 @@ async def may_administer(pool: Pool, account: uuid.UUID, team: uuid.UUID | None)
     )
 
 
-async def set_roles(pool: Pool, organisation: uuid.UUID, account: uuid.UUID, roles: Sequence[str]) -> None:
+async def set_roles(pool: Pool, organisation: uuid.UUID, actor: str, account: uuid.UUID, roles: Sequence[str]) -> None:
     """The roles of a professional in his organisation. Raises TeamError."""
     if unknown := [role for role in roles if role not in ROLES]:
         raise TeamError(f"roles: {unknown[0][:40]} is none of {', '.join(ROLES)}")
@@ -161,3 +170,14 @@ async def set_roles(pool: Pool, organisation: uuid.UUID, account: uuid.UUID, rol
         sorted(set(roles)),
     ):
         raise TeamError("the organisation has no such professional", missing=True)
+    await _note(pool, organisation, actor, f"account {account} has the roles {', '.join(sorted(set(roles))) or 'none'}")
+
+
+async def _note(connection: Pool | Connection, organisation: uuid.UUID, actor: str, what: str) -> None:
+    """Who may see what changes with it: it is in the trail."""
+    await connection.execute(
+        "INSERT INTO audit (actor, organisation_id, action, query) VALUES ($1, $2, 'team', $3)",
+        actor,
+        organisation,
+        what,
+    )

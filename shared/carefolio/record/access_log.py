@@ -56,7 +56,8 @@ async def looks(
         Look(
             row["id"], row["at"], row["who"] or system_name(row["actor"]), row["organisation"],
             row["through"] if row["account"] else "", row["account"] == reader.account,
-            _ACTIONS.get(row["action"], row["action"]), _section(row["resource_type"], row["written"]), row["reason"] or "",
+            _ACTIONS.get(row["action"], row["action"]), _section(row["resource_type"], row["written"]),
+            row["reason"] or "",
         )
         for row in rows
     ]  # fmt: skip
@@ -93,9 +94,10 @@ async def lines(
         )
         SELECT lines.*, coalesce(account.name, sender.name, client.name, '') AS who, client.name AS through,
                coalesce(organisation.name, '') AS organisation,
-               (SELECT glass.reason FROM sharing glass WHERE glass.kind = 'glass' AND glass.grantee = lines.account
-                AND glass.record_id = lines.patient_id AND lines.at >= glass.created_at AND lines.at <= glass.ends_at
-                LIMIT 1) AS reason
+               (SELECT glass.reason FROM record asked JOIN record every USING (person_id)
+                JOIN sharing glass ON glass.record_id = every.id AND glass.kind = 'glass'
+                WHERE asked.id = $1 AND glass.grantee = lines.account
+                AND lines.at >= glass.created_at AND lines.at <= glass.ends_at LIMIT 1) AS reason
         FROM lines LEFT JOIN account ON account.id = lines.account LEFT JOIN sender ON sender.id = lines.sender
         LEFT JOIN client ON client.id = lines.client
         LEFT JOIN organisation ON organisation.id =

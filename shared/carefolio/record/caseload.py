@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 
 from carefolio.cloud.database import Pool
-from carefolio.record.access import Reader, opened, readable
+from carefolio.record.access import IS_OPEN, Reader, opened, readable
 from carefolio.record.finding import shown
 
 Place = tuple[str, uuid.UUID]
@@ -46,9 +46,10 @@ async def patients(
         ), shared AS (
             SELECT every.id, array_agg(DISTINCT grantees.name) FILTER (WHERE grantees.name IS NOT NULL) AS teams,
                    array_agg(DISTINCT label) FILTER (WHERE label IS NOT NULL) AS labels
-            FROM grantees JOIN sharing s ON s.grantee = grantees.id AND s.ended_at IS NULL AND s.ends_at > now()
+            FROM grantees JOIN sharing s ON s.grantee = grantees.id AND s.ended_at IS NULL
+            AND (s.ends_at > now() OR s.contributed) AND (s.kind <> 'glass' OR EXISTS ({IS_OPEN}))
             JOIN record known ON known.id = s.record_id JOIN record every USING (person_id)
-            LEFT JOIN LATERAL unnest(s.labels) AS label ON true
+            LEFT JOIN LATERAL unnest(s.labels) AS label ON every.sharing_off_at IS NULL AND s.ends_at > now()
             GROUP BY every.id
         ), named AS (
             SELECT p.id, p.version, shared.teams, shared.labels,

@@ -15,9 +15,10 @@ from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.identity.sender_settings import SenderSettings
 from carefolio.mapping import Entry, Mapped, merge
 from carefolio.mapping.merge import MERGED
-from carefolio.record import joining, matching, sets
+from carefolio.record import joining, labelling, matching, sets
 from carefolio.record.ids import derived
 from carefolio.record.joining import Target
+from carefolio.record.labelling import concepts
 from carefolio.record.labels import ALWAYS_GENERAL, GENERAL, label_of
 from carefolio.record.matching import Held
 from carefolio.record.rows import Known, Row, make_row, without_head
@@ -67,7 +68,6 @@ async def apply_parts(
 
 
 _NOBODY = joining.NOBODY
-_SNOMED = "http://snomed.info/sct"
 
 
 async def repeat_parts(
@@ -169,7 +169,8 @@ async def _part(
     if target.new:
         await matching.register(connection, target.patient, target.new, message["id"])
         change.released = bool(await matching.release(connection, target.new, MESSAGE_STORED)) or change.released
-    of_team, of_codes = await _labels_of(connection, message, mapped, records)
+    of_team = await labelling.of_team(connection, message["team_id"], records)
+    of_codes = await labelling.of_concepts(connection, (entry.resource for entry in mapped.entries))
     rows = _rows(message, mapped, target, candidates, there, origin, now, of_team, of_codes)
     # The same clinician may be in two patients' parts.
     for row in rows:
@@ -257,6 +258,9 @@ def _rows(
         found = [there[number] for number in candidates[id(entry)] if number in there]
         # A correction goes to what it corrects, in whichever of the person's records that is.
         best = next((each for each in found if each.live), found[0] if found else None)
+        if best is not None and entry.scope == "patient" and organisation not in best.organisations:
+            # Its id was made of what only the organisation knows: somebody else has taken it.
+            raise Held("what the message names is another organisation's here")
         current[id(entry)] = best
         ids[id(entry)] = best.id if best else candidates[id(entry)][0]
     made = []
@@ -303,36 +307,8 @@ def _label(entry: Entry, mapped: Mapped, before: Known | None, of_team: str, of_
         if found == GENERAL:
             found = of_team
         if found == GENERAL:
-            found = next((of_codes[code] for code in _concepts(entry.resource) if code in of_codes), GENERAL)
+            found = next((of_codes[code] for code in concepts(entry.resource) if code in of_codes), GENERAL)
     return before.label if before is not None and found == GENERAL else found
-
-
-def _concepts(resource: dict[str, Any]) -> list[str]:
-    """The SNOMED CT concepts of a resource's code."""
-    code = resource.get("code")
-    codings = code.get("coding", ()) if isinstance(code, dict) else ()
-    return [each["code"] for each in codings if each.get("system") == _SNOMED and str(each.get("code", "")).isdigit()]
-
-
-async def _labels_of(
-    connection: Connection, message: StoredMessage, mapped: Mapped, records: Sequence[uuid.UUID]
-) -> tuple[str, dict[str, str]]:
-    """The label of what the message's team contributes to the record, and those of sensitive concepts in it."""
-    of_team: str = GENERAL
-    if message["team_id"] is not None:
-        of_team = await connection.fetchval(
-            """
-            SELECT coalesce((SELECT label FROM team_label WHERE record_id = ANY($2) AND team_id = $1 LIMIT 1), label)
-            FROM team WHERE id = $1
-            """,
-            message["team_id"],
-            records,
-        )
-    concepts = {int(code) for entry in mapped.entries for code in _concepts(entry.resource)}
-    rows = await connection.fetch(
-        "SELECT concept, label FROM sensitive_concept WHERE concept = ANY($1)", sorted(concepts)
-    ) if concepts else ()  # fmt: skip
-    return of_team, {str(row["concept"]): row["label"] for row in rows}
 
 
 def _merged(entry: Entry, before: Known, message: StoredMessage, mapped: Mapped) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ async def include(
             arguments = Arguments()
             source = resources(reader, arguments.values)
             where = f"id = ANY({arguments.add(missing)}::uuid[]) AND {readable(reader, arguments.values)}"
-            chosen = f"SELECT id, version, type FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}"  # noqa: S608
+            chosen = f"SELECT id, version, type, patient_id FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}"  # noqa: S608
             rows = await pool.fetch(with_contents(chosen, reader, arguments.values), *arguments.values)
             added += [Found(row["type"], row["id"], row["content"], "include") for row in rows]
         newest = []
@@ -125,7 +125,7 @@ async def _referring(pool: Pool | Connection, reader: Reader, value: str, matche
         readable(reader, arguments.values),
     ]
     where = " AND ".join(conditions)
-    chosen = f"SELECT id, version, type FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}"  # noqa: S608
+    chosen = f"SELECT id, version, type, patient_id FROM {source} WHERE {where} LIMIT {MOST_INCLUDED + 1}"  # noqa: S608
     rows = await pool.fetch(with_contents(chosen, reader, arguments.values), *arguments.values)
     return [Found(row["type"], row["id"], row["content"], "include") for row in rows]
 

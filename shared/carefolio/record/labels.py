@@ -42,6 +42,7 @@ def label_in(resource: Mapping[str, Any]) -> str:
 
 
 _CONFIDENTIALITY = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality"
+RESTRICTED = {"system": _CONFIDENTIALITY, "code": "R", "display": "restricted"}
 
 
 def is_confidential(resource: Mapping[str, Any]) -> bool:

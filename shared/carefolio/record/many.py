@@ -93,12 +93,17 @@ async def _change(connection: Connection, rows: Sequence[tuple[Row, uuid.UUID]],
                                           date_to, texts, ranges, confidential)
             SELECT r.id, r.version, r.type, r.last_updated, $1::timestamptz, r.patient_id, r.organisations, r.team_id,
                    r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys, r.date_from, r.date_to,
-                   r.texts, r.ranges, r.confidential
+                   r.texts, r.ranges, r.confidential OR incoming.confidential
             FROM resource r JOIN incoming USING (id)
             UNION ALL
-            SELECT id, version, type, $1, 'infinity', patient_id, organisations, NULL, label, message_id, place, seq,
-                   NULL, NULL, '{{}}', NULL, NULL, '{{}}', '{{}}', false
-            FROM incoming WHERE content IS NULL
+            SELECT i.id, i.version, i.type, $1, 'infinity', i.patient_id, i.organisations, r.team_id, i.label,
+                   i.message_id, i.place, i.seq, NULL, r.available_from, '{{}}', NULL, NULL, '{{}}', '{{}}',
+                   r.confidential
+            FROM incoming i JOIN resource r USING (id) WHERE i.content IS NULL
+        ), as_of_now AS (
+            -- That its author restricts it is true of what it was before too.
+            UPDATE resource_history h SET confidential = true FROM incoming
+            WHERE h.id = incoming.id AND h.valid_to < 'infinity' AND incoming.confidential AND NOT h.confidential
         ), back AS (
             UPDATE resource_history h SET valid_to = $1 FROM incoming
             WHERE h.id = incoming.id AND h.valid_to = 'infinity' AND incoming.content IS NOT NULL

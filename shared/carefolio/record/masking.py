@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
@@ -15,11 +15,13 @@ from carefolio.fhir import text
 from carefolio.mapping.serialise import dumps
 from carefolio.record.access import SHARED, Reader, readable
 from carefolio.record.ids import internal_id
+from carefolio.record.includes import local_references
 
 # Whose record it is, and who is in the directory, is no hint of anything in a record.
 _NO_HINT = frozenset({"Patient", *SHARED})
-_REFERENCE = re.compile(r'"reference": ?"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})')
-_MASKED = {"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "masked"}
+_REFERENCE = re.compile(r'"reference": ?"([^"]{3,300})"')
+_ABSENT = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
+_MASKED = {"url": _ABSENT, "valueCode": "masked"}
 
 
 async def masked(
@@ -29,28 +31,68 @@ async def masked(
     given = list(contents)
     if reader.account is None:
         return given
+    said = {text for content in given if content is not None for text in _REFERENCE.findall(content)}
+    hidden = await _closed(pool, reader, said, frozenset(shown))
+    if not hidden:
+        return given
+    return [_without(content, hidden) if content is not None else None for content in given]
+
+
+async def _closed(
+    pool: Pool | Connection, reader: Reader, said: Iterable[str], shown: Set[uuid.UUID] = frozenset()
+) -> set[str]:
+    """Of these references those to what is here, or was, and is not open to the reader."""
     named = {
-        f"{kind}/{name}": internal_id(kind, name)
-        for content in given
-        if content is not None
-        for kind, name in _REFERENCE.findall(content)
+        text: internal_id(kind, name)
+        for text in said
+        for kind, name in local_references([text])
         if kind not in _NO_HINT
     }
-    there = set(shown)
-    asked = sorted({number for number in named.values() if number not in there})
+    asked = sorted({number for number in named.values() if number not in shown})
     if not asked:
-        return given
+        return set()
     arguments: list[Any] = [asked]
+    now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
     rows = await pool.fetch(
         # As of now, whenever the record is read as of.
-        f"SELECT id FROM resource WHERE id = ANY($1) AND ({readable(reader, arguments)}) IS NOT TRUE",  # noqa: S608
+        f"""
+        SELECT id FROM resource WHERE id = ANY($1) AND ({now}) IS NOT TRUE
+        UNION ALL
+        SELECT id FROM resource_history WHERE id = ANY($1) AND valid_to = 'infinity' AND ({then}) IS NOT TRUE
+        """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
     closed = {row["id"] for row in rows}
-    if not closed:
-        return given
-    hidden = {name for name, number in named.items() if number in closed}
-    return [_without(content, hidden) if content is not None else None for content in given]
+    return {text for text, number in named.items() if number in closed}
+
+
+async def with_marks(pool: Pool | Connection, reader: Reader, resource: Any) -> dict[str, Any]:
+    """Mask a resource in place, for somebody who is about to patch it; what was masked, by the mark that it left."""
+    kept: dict[str, Any] = {}
+    if reader.account is not None:
+        hidden = await _closed(pool, reader, set(_REFERENCE.findall(dumps(resource).decode())))
+        if hidden:
+            _mask(resource, hidden, kept)
+    return kept
+
+
+def restore(resource: Any, kept: dict[str, Any]) -> None:
+    """Put back what ``with_marks`` took out, wherever its mark stands now."""
+    for each in resource if isinstance(resource, list) else resource.values() if isinstance(resource, dict) else ():
+        if isinstance(each, dict) and _is_mask(each) and each["extension"][0].get("id") in kept:
+            original = kept[each["extension"][0]["id"]]
+            each.clear()
+            each.update(original)
+        elif isinstance(each, dict | list):
+            restore(each, kept)
+
+
+def _is_mask(value: dict[str, Any]) -> bool:
+    extension = value.get("extension")
+    return (
+        len(value) == 1 and isinstance(extension, list) and len(extension) == 1 and isinstance(extension[0], dict)
+        and (extension[0].get("url"), extension[0].get("valueCode")) == (_ABSENT, "masked")
+    )  # fmt: skip
 
 
 def is_masked(resource: Any) -> bool:
@@ -59,29 +101,30 @@ def is_masked(resource: Any) -> bool:
         return any(is_masked(each) for each in resource)
     if not isinstance(resource, dict):
         return False
-    if resource.get("extension") == [_MASKED] and len(resource) == 1:
-        return True
-    return any(is_masked(each) for each in resource.values())
+    return _is_mask(resource) or any(is_masked(each) for each in resource.values())
 
 
 def _without(content: str, hidden: set[str]) -> str:
-    if not any(f"{kind}/{name}" in hidden for kind, name in _REFERENCE.findall(content)):
+    if not hidden.intersection(_REFERENCE.findall(content)):
         return content
     resource = text.loads(content)
     _mask(resource, hidden)
     return dumps(resource).decode()
 
 
-def _mask(value: Any, hidden: set[str]) -> None:
-    """Every Reference to one of ``hidden`` loses what it says: target, type, identifier and display."""
+def _mask(value: Any, hidden: set[str], kept: dict[str, Any] | None = None) -> None:
+    """Every Reference that is one of ``hidden`` loses what it says: target, type, identifier and display."""
     if isinstance(value, list):
         for each in value:
-            _mask(each, hidden)
+            _mask(each, hidden, kept)
     elif isinstance(value, dict):
-        reference = value.get("reference")
-        if isinstance(reference, str) and reference.partition("/_history")[0] in hidden:
+        if isinstance(value.get("reference"), str) and value["reference"] in hidden:
+            mask: dict[str, Any] = dict(_MASKED)
+            if kept is not None:
+                mask["id"] = f"masked-{len(kept)}"
+                kept[mask["id"]] = dict(value)
             value.clear()
-            value["extension"] = [_MASKED]
+            value["extension"] = [mask]
             return
         for each in value.values():
-            _mask(each, hidden)
+            _mask(each, hidden, kept)

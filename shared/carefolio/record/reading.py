@@ -208,7 +208,9 @@ async def everything(
     if referred and not kinds:
         arguments = [list(referred)]
         source = resources(reader, arguments)
-        found = f"SELECT id, version, type FROM {source} WHERE id = ANY($1) AND {readable(reader, arguments)}"  # noqa: S608
+        found = (
+            f"SELECT id, version, type, patient_id FROM {source} WHERE id = ANY($1) AND {readable(reader, arguments)}"  # noqa: S608
+        )
         others = await pool.fetch(f"{with_contents(found, reader, arguments)} ORDER BY id", *arguments)
         page.found += [Found(row["type"], row["id"], row["content"], "include") for row in others]
     page.found = await masked_page(pool, reader, page.found)

@@ -26,12 +26,14 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
 from carefolio.record import integrity, masking, national, parameters, search
-from carefolio.record.access import Reader, are_open, hidden, may_write_into, team_of
+from carefolio.record.access import Reader, are_frozen, are_open, hidden, may_write_into, team_of
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import local_references, logical_id
-from carefolio.record.labels import label_in
+from carefolio.record.labelling import label_by_origin
+from carefolio.record.labels import ALWAYS_GENERAL, GENERAL, label_in
 from carefolio.record.references import names_of, resolved
 from carefolio.record.rows import Known, Row, deletion, make_row
+from carefolio.record.sharing import GRANTEE
 from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
 
 _TRIES = 5
@@ -289,9 +291,16 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
     kinds = {each.operation.type for each in work}
     there = await known(connection, numbers, sorted(kinds), aliases=False)
     live = [number for number, current in there.items() if current.live]
-    closed = await hidden(connection, made.reader, live) if made.reader.is_restricted or made.reader.account else set()
+    person = made.reader.account is not None
+    closed = await hidden(connection, made.reader, live) if made.reader.is_restricted or person else set()
+    frozen = await are_frozen(connection, {current.patient_id for current in there.values() if current.patient_id})
     for each in work:
         if each.number is None or each.done is not None:
+            continue
+        if each.number in there and there[each.number].patient_id in frozen:
+            raise error(403, "forbidden", "the record is closed", each.operation.place)
+        if each.number in closed and person and each.operation.method != "PUT":
+            # As if it were not there.
             continue
         if each.number in closed:
             raise error(403, "forbidden", "the token does not read the resource", each.operation.place)
@@ -318,6 +327,8 @@ def _check_twice(work: Sequence[_Work]) -> None:
 async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     operation, current = work.operation, work.current
     live = current is not None and current.live
+    if live and current is not None and current.content is not None and GRANTEE in current.content:
+        raise error(422, "business-rule", "what is shared is changed by REST, not by its Consent", operation.place)
     if operation.if_match is not None and (not live or current is None or not _matches(operation.if_match, current)):
         raise error(412, "conflict", "the resource has another version", operation.place)
     if operation.if_absent and live:
@@ -338,7 +349,10 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
         if current is None or current.content is None:
             raise error(404, "not-found", f"no such {operation.type}", operation.place)
         assert operation.patch is not None
-        resource = operation.patch(text.loads(current.content))
+        shown = text.loads(current.content)
+        kept = await masking.with_marks(connection, made.reader, shown)
+        resource = operation.patch(shown)
+        masking.restore(resource, kept)
         if resource.get("id") != work.id or resource.get("resourceType") != operation.type:
             raise error(422, "invalid", "a patch does not change id or type", operation.place)
         check(resource, operation.type, operation.place)
@@ -382,7 +396,7 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     patient = patient_of(resource, work.number)
     if not await may_write_into(connection, made.reader, work.operation.type, work.operation.method, patient):
         raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)
-    if made.reader.account is not None and work.operation.method != "PATCH" and masking.is_masked(resource):
+    if made.reader.account is not None and masking.is_masked(resource):
         reason = "a reference that is masked cannot be written back: change the rest by PATCH"
         raise error(422, "business-rule", reason, work.operation.place)
     if current is not None and current.live and current.patient_id not in (None, patient):
@@ -396,10 +410,22 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
         source=made.origin.id,
         now=made.now,
         # Who may see what is there is the patient's to change, not an app's.
-        label=current.label if current is not None else label_in(resource),
+        label=current.label if current is not None else await _new_label(connection, made, resource, patient),
         logical_id=work.id,
         available_from=current.available_from if current else None,
     )
+
+
+async def _new_label(connection: Connection, made: _Commit, resource: dict[str, Any], patient: uuid.UUID | None) -> str:
+    """What a new resource brings with it, else as for a message: its team's, its code's, general."""
+    kind = resource["resourceType"]
+    if kind in ALWAYS_GENERAL or patient is None:
+        return GENERAL
+    if (brought := label_in(resource)) != GENERAL:
+        return brought
+    account = made.reader.account if made.reader.own is None else None
+    team = await team_of(connection, account) if account is not None else None
+    return await label_by_origin(connection, team, [patient], resource)
 
 
 def patient_of(resource: dict[str, Any], number: uuid.UUID) -> uuid.UUID | None:

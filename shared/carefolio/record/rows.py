@@ -151,9 +151,13 @@ def _content(
     said = dumps(sent["source"]).decode() if "source" in sent else f'"urn:uuid:{source}"'
     meta = f'{{"versionId":"{version}","lastUpdated":"{instant(now)}","source":{said}'
     lasting = _lasting(sent)
-    if label != GENERAL:
-        others = [coding for coding in sent.get("security", []) if coding.get("system") != labels.SYSTEM]
-        lasting["security"] = [*others, {"system": labels.SYSTEM, "code": label}]
+    if "security" in sent or label != GENERAL:
+        # The label is the record's to say, whatever came.
+        said_of = [coding for coding in sent.get("security", []) if coding.get("system") != labels.SYSTEM]
+        said_of += [{"system": labels.SYSTEM, "code": label}] if label != GENERAL else []
+        lasting.pop("security", None)
+        if said_of:
+            lasting["security"] = said_of
     if lasting:
         meta += "," + dumps(lasting).decode()[1:-1]
     head = f'{{"resourceType":"{resource["resourceType"]}","id":"{number}","meta":{meta}}}'

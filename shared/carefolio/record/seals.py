@@ -40,8 +40,14 @@ class Verified:
 async def seal(pool: Pool) -> int:
     """Seal what can be sealed; returns the number of lines. One instance at a time, the others do nothing.
 
-    Raises OSError where the bucket cannot be written: then nothing is sealed.
+    Raises OSError where the bucket cannot be written: the next call makes up for it.
     """
+    lines = await _seal(pool)
+    await _keep(pool)
+    return lines
+
+
+async def _seal(pool: Pool) -> int:
     async with pool.acquire() as connection, connection.transaction():
         if not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _LOCK):
             return 0
@@ -58,9 +64,22 @@ async def seal(pool: Pool) -> int:
             "INSERT INTO audit_seal (number, since, upto, lines, root) VALUES ($1, $2, $3, $4, $5)",
             number, start, upto, len(leaves), root,
         )  # fmt: skip
-        said = {"number": number, "since": start, "upto": upto, "lines": len(leaves), "root": root.hex()}
-        await asyncio.to_thread(_write, number, root, json.dumps(said).encode())
         return len(leaves)
+
+
+async def _keep(pool: Pool) -> None:
+    """Write into the bucket what the table has sealed and the bucket does not have yet: each number once.
+
+    After the commit, so that the bucket never has two seals of one number but where somebody made one anew.
+    """
+    there = await asyncio.to_thread(_numbers)
+    for row in await pool.fetch("SELECT * FROM audit_seal WHERE number > $1 ORDER BY number", max(there, default=0)):
+        said = {name: row[name] for name in ("number", "since", "upto", "lines")} | {"root": row["root"].hex()}
+        await asyncio.to_thread(_write, row["number"], row["root"], json.dumps(said).encode())
+
+
+def _numbers() -> list[int]:
+    return [int(name.rpartition("/")[2][:12]) for name in files.names(_FOLDER)]
 
 
 async def _mark(connection: Connection) -> int | None:
@@ -110,7 +129,7 @@ def _root(leaves: Sequence[bytes], before: bytes) -> bytes:
 
 
 def _write(number: int, root: bytes, content: bytes) -> None:
-    """A name for each content: what a transaction that did not end has written stays, and is in nobody's way."""
+    """A name for each content: a seal that is made anew lies beside the first, and is seen."""
     with files.writer(f"{_FOLDER}/{number:012}-{root.hex()[:16]}.json") as file:
         file.write(content)
 
@@ -138,6 +157,8 @@ async def verify_on(connection: Connection) -> Verified:
         elif root != each["root"]:
             wrong.append(f"{place}: a line was changed")
         said = kept.pop(each["number"], [])
+        if len({copy["root"] for copy in said}) > 1:
+            wrong.append(f"{place}: the bucket has more than one seal of this number")
         if not any(copy["root"] == each["root"].hex() and copy["lines"] == each["lines"] for copy in said):
             wrong.append(f"{place}: the bucket has another seal, or none")
         before, start = each["root"], each["upto"]

@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
+from carefolio.identity import sealed
 from carefolio.record import labels
-from carefolio.record.access import Reader
+from carefolio.record.access import Reader, hidden
 from carefolio.record.decisions import keep, retried
-from carefolio.record.ids import derived
 from carefolio.record.rows import Known, make_row, without_head
-from carefolio.record.write import Origin, known, write
+from carefolio.record.write import ChangedMeanwhileError, Origin, known, write
 
+# By which a Consent names whom it is about.
+GRANTEE = "https://fhir.carefolio.uk/Id/grantee"
 TEAM, PROFESSIONAL, CARER = "team", "professional", "carer"
 _MOST = 500
 
@@ -90,8 +92,10 @@ async def share(
         raise SharingError("confidential: a carer does not see what its author restricted")
 
     async def work(connection: Connection) -> Sharing:
+        await _lock(connection, record)
         await _mine(connection, reader, record)
-        if await _grantee(connection, grantee, role) is None:
+        # To say no to somebody who is not here any more is always possible.
+        if chosen and await _grantee(connection, grantee, role) is None:
             raise SharingError(f"there is no such {role}")
         if role != TEAM and grantee == reader.account:
             raise SharingError("you see your own record anyway")
@@ -104,14 +108,15 @@ async def share(
             """
             INSERT INTO sharing (record_id, grantee, role, kind, labels, confidential, contributed, created_by, ends_at)
             VALUES ($1, $2, $3, 'explicit', $4, $5, EXISTS (
-                SELECT FROM sharing WHERE record_id = $1 AND grantee = $2 AND contributed
+                SELECT FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+                WHERE asked.id = $1 AND s.grantee = $2 AND s.contributed
             ), $6, coalesce($7::timestamptz, 'infinity')) RETURNING id
             """,
             record, grantee, role, chosen, confidential, reader.actor, end,
         )  # fmt: skip
         await keep(connection, reader.actor, "share", patients=[record], grantee=str(grantee), role=role,
                    labels=chosen, until=end)  # fmt: skip
-        made = next(each for each in await _of(connection, record) if each.grantee == grantee)
+        [made] = await _of(connection, record, number)
         await _consent(connection, reader, record, number, made)
         return made
 
@@ -157,6 +162,7 @@ async def switch(pool: Pool, reader: Reader, record: uuid.UUID, *, on: bool) -> 
     """
 
     async def work(connection: Connection) -> None:
+        await _lock(connection, record)
         await _mine(connection, reader, record)
         await connection.execute(
             """
@@ -185,6 +191,7 @@ async def unfreeze(pool: Pool, actor: str, record: uuid.UUID) -> None:
 
 async def _set_frozen(pool: Pool, actor: str, record: uuid.UUID, reason: str | None) -> None:
     async def work(connection: Connection) -> None:
+        await _lock(connection, record)
         done = await connection.fetch(
             """
             UPDATE record SET frozen_at = CASE WHEN $3::text IS NOT NULL THEN coalesce(frozen_at, now()) END,
@@ -202,17 +209,22 @@ async def _set_frozen(pool: Pool, actor: str, record: uuid.UUID, reason: str | N
     await retried(pool, work)
 
 
-async def relabel(pool: Pool, reader: Reader, kind: str, number: uuid.UUID, label: str) -> None:
-    """The patient's word on the privacy label of one item, in all its versions. Raises SharingError."""
+async def relabel(pool: Pool, reader: Reader, record: uuid.UUID, kind: str, number: uuid.UUID, label: str) -> None:
+    """The patient's word on the privacy label of one item of his, in all its versions. Raises SharingError."""
     [chosen] = _labels([label])
     if kind in labels.ALWAYS_GENERAL:
         raise SharingError("everybody who treats must know of medicines and allergies: their label is general")
 
     async def work(connection: Connection) -> None:
-        current = (await known(connection, [number], [kind], aliases=False)).get(number)
-        if current is None or current.content is None or current.patient_id is None:
+        await _mine(connection, reader, record)
+        current = (await known(connection, [number], (), aliases=False)).get(number)
+        if (
+            current is None
+            or current.patient_id is None
+            or not await decides(connection, reader, current.patient_id)
+            or (current.live and await hidden(connection, reader, [number]))
+        ):
             raise SharingError("there is no such item")
-        await _mine(connection, reader, current.patient_id)
         await connection.execute(
             """
             INSERT INTO item_label (resource_id, record_id, label, set_by) VALUES ($1, $2, $3, $4)
@@ -223,7 +235,8 @@ async def relabel(pool: Pool, reader: Reader, kind: str, number: uuid.UUID, labe
             chosen,
             reader.actor,
         )
-        await _written_again(connection, reader, number, chosen)
+        if current.live:
+            await _written_again(connection, reader, number, chosen)
         await connection.execute("UPDATE resource_history SET label = $2 WHERE id = $1", number, chosen)
         await keep(connection, reader.actor, "label", patients=[current.patient_id], item=f"{kind}/{number}",
                    label=chosen)  # fmt: skip
@@ -309,7 +322,24 @@ async def _end(connection: Connection, reader: Reader, record: uuid.UUID, grante
     )
 
 
-async def _of(connection: Pool | Connection, record: uuid.UUID) -> list[Sharing]:
+async def _lock(connection: Connection, record: uuid.UUID) -> None:
+    """Lock all records of the person, so that none is joined or parted meanwhile; waits for who is about to."""
+    locked: list[uuid.UUID] = []
+    while True:
+        rows = await connection.fetch(
+            """
+            SELECT every.id FROM record asked JOIN record every USING (person_id) WHERE asked.id = $1 ORDER BY 1
+            """,
+            record,
+        )
+        members = [row["id"] for row in rows]
+        if members == locked:
+            return
+        await connection.execute("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", members)
+        locked = members
+
+
+async def _of(connection: Pool | Connection, record: uuid.UUID, number: uuid.UUID | None = None) -> list[Sharing]:
     rows = await connection.fetch(
         """
         SELECT s.grantee, s.role, s.kind, s.labels, s.confidential, s.contributed, s.created_at,
@@ -320,10 +350,12 @@ async def _of(connection: Pool | Connection, record: uuid.UUID) -> list[Sharing]
         LEFT JOIN account ON account.id = s.grantee
         LEFT JOIN organisation ON organisation.id = coalesce(team.organisation_id, account.organisation_id)
         WHERE asked.id = $1 AND s.ended_at IS NULL AND (s.ends_at > now() OR s.contributed)
+          AND ($3::uuid IS NULL OR s.id = $3)
         ORDER BY s.role, organisation, name, s.created_at LIMIT $2
         """,
         record,
         _MOST,
+        number,
     )
     return [
         Sharing(
@@ -337,6 +369,8 @@ async def _of(connection: Pool | Connection, record: uuid.UUID) -> list[Sharing]
 async def _written_again(connection: Connection, reader: Reader, number: uuid.UUID, label: str) -> None:
     """The item's next version, which says its label; it comes from where the last one came."""
     row = await connection.fetchrow("SELECT *, true AS live, true AS label_is_his FROM resource WHERE id = $1", number)
+    if row is None:
+        raise ChangedMeanwhileError
     current, now = Known(**{name: row[name] for name in Known.__slots__}), datetime.now(UTC)
     origin = Origin(uuid.uuid4(), reader.actor, organisation_id=reader.organisation_id, app=row["by_app"])
     made = make_row(
@@ -358,7 +392,7 @@ async def _consent(connection: Connection, reader: Reader, record: uuid.UUID, nu
     says_yes = bool(made.labels)
     who: dict[str, Any] = {
         "type": {TEAM: "CareTeam", PROFESSIONAL: "Practitioner", CARER: "RelatedPerson"}[made.role],
-        "identifier": {"system": "https://fhir.carefolio.uk/Id/grantee", "value": str(made.grantee)},
+        "identifier": {"system": GRANTEE, "value": str(made.grantee)},
         "display": ", ".join(filter(None, (made.name, made.organisation))),
     }
     provision: dict[str, Any] = {
@@ -375,6 +409,8 @@ async def _consent(connection: Connection, reader: Reader, record: uuid.UUID, nu
         provision["securityLabel"] = [{"system": labels.SYSTEM, "code": label} for label in made.labels]
     consent = {
         "resourceType": "Consent",
+        # Not for everybody with whom something is shared.
+        "meta": {"security": [labels.RESTRICTED]},
         "status": "active",
         "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
                               "code": "patient-privacy"}]},
@@ -384,7 +420,8 @@ async def _consent(connection: Connection, reader: Reader, record: uuid.UUID, nu
         "policyRule": {"coding": [_CODES | {"code": "OPTIN" if says_yes else "OPTOUT"}]},
         "provision": provision,
     }  # fmt: skip
-    key = derived("Consent", str(record), str(made.grantee))
+    # A number that nobody can guess: whether the patient said something of somebody is his own affair.
+    key = uuid.UUID(bytes=sealed.mac("consent", f"{record} {made.grantee}")[:16], version=4)
     current = (await known(connection, [key], (), aliases=False)).get(key)
     now = datetime.now(UTC)
     row = make_row(key, consent, current, patient_id=record, organisations=[reader.organisation_id], source=number,

@@ -194,14 +194,22 @@ async def _written(
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
                                           team_id, label, message_id, place, seq, content, available_from, keys,
                                           date_from, date_to, texts, ranges, confidential)
-            SELECT r.id, r.version, r.type, r.last_updated, $14::timestamptz, r.patient_id, r.organisations,
+            SELECT r.id, r.version, r.type, r.last_updated, $14::timestamptz,
+                   coalesce(r.patient_id, incoming.patient_id), r.organisations,
                    r.team_id, r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys,
-                   r.date_from, r.date_to, r.texts, r.ranges, r.confidential
+                   r.date_from, r.date_to, r.texts, r.ranges, r.confidential OR incoming.confidential
             FROM resource r JOIN incoming USING (id)
             UNION ALL
-            SELECT id, version, type, $14::timestamptz, 'infinity', patient_id, organisations::uuid[], $15::uuid, label,
-                   $16::uuid, place, $17::bigint, NULL, NULL, '{}', NULL, NULL, '{}', '{}', false
-            FROM incoming WHERE content IS NULL
+            SELECT id, incoming.version, incoming.type, $14::timestamptz, 'infinity', incoming.patient_id,
+                   incoming.organisations::uuid[], coalesce(r.team_id, $15::uuid), incoming.label, $16::uuid,
+                   incoming.place, $17::bigint, NULL, r.available_from, '{}', NULL, NULL, '{}', '{}', r.confidential
+            FROM incoming JOIN resource r USING (id) WHERE incoming.content IS NULL
+        ), as_of_now AS (
+            -- Whose it is, and that its author restricts it, is true of what it was before too.
+            UPDATE resource_history h SET patient_id = coalesce(h.patient_id, incoming.patient_id),
+                confidential = h.confidential OR incoming.confidential
+            FROM incoming WHERE h.id = incoming.id AND h.valid_to < 'infinity'
+              AND (h.patient_id IS NULL AND incoming.patient_id IS NOT NULL OR incoming.confidential > h.confidential)
         ), back AS (
             UPDATE resource_history h SET valid_to = $14 FROM incoming
             WHERE h.id = incoming.id AND h.valid_to = 'infinity' AND incoming.content IS NOT NULL
@@ -222,6 +230,7 @@ async def _written(
             FROM incoming WHERE content IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET
                 version = excluded.version, last_updated = excluded.last_updated,
+                patient_id = coalesce(r.patient_id, excluded.patient_id),
                 organisations = excluded.organisations, message_id = excluded.message_id,
                 place = excluded.place,
                 seq = CASE WHEN (SELECT exact FROM given) THEN excluded.seq ELSE greatest(r.seq, excluded.seq) END,

@@ -24,7 +24,7 @@ STATEMENTS = (
         ended_at timestamptz,
         ended_by text,
         reason text,
-        session_id bytea
+        session_number uuid
     )
     """,
     "CREATE UNIQUE INDEX sharing_once ON sharing (record_id, grantee) WHERE ended_at IS NULL AND kind <> 'glass'",
@@ -104,7 +104,11 @@ STATEMENTS = (
         of_patient uuid;
         facts record;
         shared record;
-        teams uuid[] := ARRAY(SELECT t.team_id FROM public.account_team t WHERE t.account_id = $5);
+        teams uuid[] := ARRAY(
+            SELECT t.team_id FROM public.account_team t JOIN public.account a ON a.id = t.account_id
+            WHERE t.account_id = $5 AND a.ended_at IS NULL
+        );
+        grantees uuid[] := teams || ARRAY(SELECT a.id FROM public.account a WHERE a.id = $5 AND a.ended_at IS NULL);
         his boolean;
         due boolean;
         opens boolean;
@@ -130,17 +134,24 @@ STATEMENTS = (
                     SELECT mine.person_id, mine.frozen_at IS NOT NULL AS frozen, mine.sharing_off_at IS NOT NULL AS off,
                            EXISTS (SELECT FROM public.record o WHERE o.id = $4 AND o.person_id = mine.person_id) AS own
                     INTO facts FROM public.record mine WHERE mine.id = v.patient_id;
-                    SELECT bool_or(s.contributed) AS contributed, bool_or(cardinality(s.labels) > 0) AS some,
-                           array_agg(l) FILTER (WHERE s.role <> 'carer') AS labels,
-                           array_agg(l) FILTER (WHERE s.role <> 'carer' AND s.confidential) AS restricted,
-                           array_agg(l) FILTER (WHERE s.role = 'carer') AS cared
+                    SELECT bool_or(s.contributed) AS contributed, bool_or(counts AND cardinality(s.labels) > 0) AS some,
+                           array_agg(l) FILTER (WHERE counts AND s.role <> 'carer') AS labels,
+                           array_agg(l) FILTER (WHERE counts AND s.role <> 'carer' AND s.confidential) AS restricted,
+                           array_agg(l) FILTER (WHERE counts AND s.role = 'carer') AS cared
                     INTO shared
-                    FROM public.record known JOIN public.sharing s ON s.record_id = known.id
-                    LEFT JOIN LATERAL unnest(s.labels) AS l ON true
-                    WHERE known.person_id = facts.person_id AND s.grantee = ANY(teams || $5) AND s.ended_at IS NULL
-                      AND s.ends_at > now() AND (s.kind <> 'glass' OR EXISTS (
-                          SELECT FROM public.session o WHERE o.id = s.session_id AND o.ended_at IS NULL
-                      ));
+                    FROM (
+                        SELECT given.*, given.ends_at > now() AND CASE given.kind
+                            WHEN 'glass' THEN EXISTS (
+                                SELECT FROM public.session o WHERE o.number = given.session_number
+                                AND o.ended_at IS NULL AND o.seen_at > now() - interval '30 minutes'
+                                AND o.created_at > now() - interval '12 hours'
+                            )
+                            WHEN 'implied' THEN NOT bool_or(given.kind = 'explicit') OVER (PARTITION BY given.grantee)
+                            ELSE true END AS counts
+                        FROM public.record known JOIN public.sharing given ON given.record_id = known.id
+                        WHERE known.person_id = facts.person_id AND given.grantee = ANY(grantees)
+                          AND given.ended_at IS NULL
+                    ) s LEFT JOIN LATERAL unnest(s.labels) AS l ON true;
                 END IF;
                 IF facts.frozen THEN
                     opens := false;
@@ -156,8 +167,9 @@ STATEMENTS = (
                         OR v.label = ANY(CASE WHEN v.confidential THEN shared.restricted ELSE shared.labels END)
                         OR v.label = ANY(shared.cared) AND due AND NOT v.confidential AND (
                             v.label <> 'sexual-health' OR NOT EXISTS (
-                                SELECT FROM public.resource child WHERE child.id = v.patient_id
-                                AND child.type = 'Patient' AND age(now(), child.date_from) >= '11 years'
+                                SELECT FROM public.record kin
+                                JOIN public.resource child ON child.id = kin.id AND child.type = 'Patient'
+                                WHERE kin.person_id = facts.person_id AND age(now(), child.date_from) >= '11 years'
                                 AND age(now(), child.date_from) < '16 years'
                             )
                         )
