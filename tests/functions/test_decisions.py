@@ -16,7 +16,7 @@ from tests.conftest import unique
 from tests.functions.fhir_client import made, observation, send
 from tests.sharing_kit import Item, Person, World, new_session
 
-from carefolio.record import access, finding, glass, includes, reading, search, sharing
+from carefolio.record import access, choosing_labels, finding, glass, includes, reading, search, sharing
 from carefolio.record.labels import GENERAL, LABELS, MENTAL, SEXUAL
 from carefolio.record.sharing import SharingError
 
@@ -168,7 +168,7 @@ async def test_only_the_patient_decides(world: World) -> None:
         with pytest.raises(SharingError):
             await sharing.switch(world.pool, reader, world.patient, on=False)
         with pytest.raises(SharingError):
-            await sharing.relabel(
+            await choosing_labels.relabel(
                 world.pool, reader, world.patient, "Observation", uuid.UUID(world.items[0].id), SEXUAL
             )
     outsider = world.people["outsider"]
@@ -193,17 +193,18 @@ async def test_a_label_holds_for_every_version_and_against_every_message(world: 
         paths = (f"Observation/{item.id}", f"Observation/{item.id}/_history/1", f"Observation/{item.id}/_history/2")
         return {(await world.hospital.request("GET", f"/fhir/R4/{path}", headers=bearer)).status for path in paths}
 
+    owner = world.people["patient"].reader()
     assert await statuses() == {200}
-    await sharing.relabel(world.pool, world.people["patient"].reader(), world.patient, "Observation", number, MENTAL)
+    await choosing_labels.relabel(world.pool, owner, world.patient, "Observation", number, MENTAL)
     assert await statuses() == {404}
     changed = observation(str(world.patient), value=72, code=world.code, id=item.id)
     reply = await send(world.hospital, "PUT", f"Observation/{item.id}", changed)
     assert reply.status == 200, reply.body
     assert await statuses() == {404}
-    await sharing.relabel(world.pool, world.people["patient"].reader(), world.patient, "Observation", number, GENERAL)
+    await choosing_labels.relabel(world.pool, owner, world.patient, "Observation", number, GENERAL)
     assert await statuses() == {200}
     with pytest.raises(SharingError, match="no such item"):
-        await sharing.relabel(
+        await choosing_labels.relabel(
             world.pool, world.people["patient"].reader(), world.patient, "Condition", uuid.uuid4(), GENERAL
         )
 

@@ -12,7 +12,7 @@ from tests.conftest import Reply, unique
 from tests.functions.fhir_client import made, observation, send
 from tests.sharing_kit import Item, Person, World, new_session
 
-from carefolio.record import access_log, decisions, glass, sharing
+from carefolio.record import access_log, choosing_labels, decisions, glass, sharing
 from carefolio.record.ids import derived
 from carefolio.record.labels import GENERAL, LABELS, MENTAL, SEXUAL, SYSTEM
 from carefolio.record.sharing import SharingError
@@ -123,7 +123,7 @@ async def test_what_is_closed_is_not_read_by_writing(world: World) -> None:
     stranger, number = world.people["stranger"], uuid.UUID(item.id)
     own = stranger.own or uuid.uuid4()
     with pytest.raises(SharingError, match="no such item"):
-        await sharing.relabel(world.pool, stranger.reader(), own, "Observation", number, MENTAL)
+        await choosing_labels.relabel(world.pool, stranger.reader(), own, "Observation", number, MENTAL)
 
 
 @pytest.mark.parametrize(("column", "ago"), [("seen_at", "40 minutes"), ("created_at", "13 hours")])
@@ -180,7 +180,7 @@ async def test_labels_of_what_apps_write(world: World) -> None:
     """As of what hospitals send: the team's, the patient's word on it; medicines are general; nothing else is said."""
     await world.state("general")
     patient, member = world.people["patient"], world.people["member"]
-    await sharing.label_team(world.pool, patient.reader(), world.patient, world.teams["b1"], MENTAL)
+    await choosing_labels.label_team(world.pool, patient.reader(), world.patient, world.teams["b1"], MENTAL)
     try:
         posted = await fhir(world, member, "POST", "Observation", observation(str(world.patient), code=unique("L")))
         assert posted.status == 201, posted.body
@@ -198,7 +198,7 @@ async def test_labels_of_what_apps_write(world: World) -> None:
         put = await send(world.hospital, "PUT", f"Observation/{item.id}", shown)
         assert (put.status, "security" in put.json["meta"]) == (200, False), put.body
     finally:
-        await sharing.label_team(world.pool, patient.reader(), world.patient, world.teams["b1"], GENERAL)
+        await choosing_labels.label_team(world.pool, patient.reader(), world.patient, world.teams["b1"], GENERAL)
 
 
 async def test_what_is_included_is_audited(world: World) -> None:
@@ -232,7 +232,7 @@ async def test_what_is_deleted_is_told_to_nobody_new(world: World) -> None:
     assert await status(world, "patient", f"Observation/{number}") == 410
     # A word on its label counts for its versions still.
     owner = world.people["patient"].reader()
-    await sharing.relabel(world.pool, owner, world.patient, "Observation", uuid.UUID(number), MENTAL)
+    await choosing_labels.relabel(world.pool, owner, world.patient, "Observation", uuid.UUID(number), MENTAL)
     labels = await world.pool.fetch("SELECT label FROM resource_history WHERE id = $1", uuid.UUID(number))
     assert {row["label"] for row in labels} == {MENTAL}
 

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from carefolio.doors.rest import PATIENT, PROFESSIONAL, Call, Endpoint, number
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import accounts, grants
-from carefolio.record import access_log, caseload, glass, reading_report, sharing
+from carefolio.record import access_log, caseload, choosing_labels, glass, reading_report, sharing
 from carefolio.record.ids import internal_id
 
 Label = Literal["general", "mental-health", "sexual-health", "social-care"]
@@ -190,13 +190,13 @@ async def label_item(call: Call) -> None:
     kind = call.path["type"]
     if kind not in resource_types():
         raise HTTPException(404, "no such resource type in FHIR R4")
-    await sharing.relabel(
+    await choosing_labels.relabel(
         call.pool, call.reader, call.patient, kind, internal_id(kind, call.path["id"]), call.body.label
     )
 
 
 async def label_team(call: Call) -> None:
-    await sharing.label_team(call.pool, call.reader, call.patient, call.number("team"), call.body.label)
+    await choosing_labels.label_team(call.pool, call.reader, call.patient, call.number("team"), call.body.label)
 
 
 async def list_looks(call: Call) -> Any:

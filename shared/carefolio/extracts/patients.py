@@ -270,8 +270,11 @@ async def _people(
     return [(row, source) for row, source in rows if row is not None]
 
 
+_COLUMNS = [name for name in Known.__slots__ if name not in ("label_is_his", "frozen")]
+
+
 def _known(row: Any) -> Known | None:
-    return None if row is None else Known(**{name: row[name] for name in Known.__slots__ if name != "label_is_his"})
+    return None if row is None else Known(**{name: row[name] for name in _COLUMNS})
 
 
 async def _note(connection: Connection, practice: Practice, patients: list[Patient]) -> None:

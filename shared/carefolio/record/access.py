@@ -228,16 +228,6 @@ async def are_open(connection: Connection, reader: Reader, patients: Sequence[uu
     return bool(found == len(set(patients)))
 
 
-async def are_frozen(connection: Connection, patients: set[uuid.UUID]) -> set[uuid.UUID]:
-    """Of these records those that are closed to everybody."""
-    if not patients:
-        return set()
-    rows = await connection.fetch(
-        "SELECT id FROM record WHERE frozen_at IS NOT NULL AND id = ANY($1)", sorted(patients)
-    )
-    return {row["id"] for row in rows}
-
-
 async def hidden(connection: Connection, reader: Reader, numbers: Sequence[uuid.UUID]) -> set[uuid.UUID]:
     """Of what is there, what a scope with a query does not open: a write would answer with it."""
     arguments: list[Any] = [numbers]

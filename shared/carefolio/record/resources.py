@@ -21,19 +21,16 @@ from weakref import WeakValueDictionary
 from carefolio.cloud.database import Connection, Pool
 from carefolio.cloud.settings import settings
 from carefolio.fhir import text
-from carefolio.fhir.definitions import compartment, search_parameters
 from carefolio.fhir.errors import FhirError, error
-from carefolio.fhir.paths import compile_path
 from carefolio.fhir.validation import validate
 from carefolio.record import integrity, masking, national, parameters, search
-from carefolio.record.access import Reader, are_frozen, are_open, hidden, may_write_into, team_of
+from carefolio.record.access import Reader, hidden, may_write_into
+from carefolio.record.consents import GRANTEE
+from carefolio.record.contributing import for_whom, new_label, patient_of
 from carefolio.record.ids import internal_id, uuid7
-from carefolio.record.includes import local_references, logical_id
-from carefolio.record.labelling import label_by_origin
-from carefolio.record.labels import ALWAYS_GENERAL, GENERAL, label_in
+from carefolio.record.includes import logical_id
 from carefolio.record.references import names_of, resolved
 from carefolio.record.rows import Known, Row, deletion, make_row
-from carefolio.record.sharing import GRANTEE
 from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
 
 _TRIES = 5
@@ -171,7 +168,7 @@ async def _commit(
     rows = sorted(made.rows.values(), key=lambda row: row.id)
     if rows:
         patients = list(dict.fromkeys(row.patient_id for row in rows if row.patient_id))
-        origin = await _for_whom(connection, reader, origin, rows, patients)
+        origin = await for_whom(connection, reader, origin, rows, patients)
         # Without a message the audit line of what belongs to nobody names nobody.
         try:
             await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
@@ -198,21 +195,6 @@ async def _commit(
     for result, content in zip(done, contents, strict=True):
         result.content = content
     return done
-
-
-async def _for_whom(
-    connection: Connection, reader: Reader, origin: Origin, rows: Sequence[Row], patients: Sequence[uuid.UUID]
-) -> Origin:
-    """People add to the records that they see, a professional for his team."""
-    if reader.account is None:
-        return origin
-    new = {row.id for row in rows if row.type == "Patient" and row.version == 1}
-    known = [patient for patient in patients if patient not in new]
-    if known and not await are_open(connection, reader, known):
-        raise error(422, "business-rule", "the record is not open to this person")
-    if reader.own is not None:
-        return origin
-    return dataclasses.replace(origin, team_id=await team_of(connection, reader.account), welcome=True)
 
 
 def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:
@@ -293,11 +275,10 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
     live = [number for number, current in there.items() if current.live]
     person = made.reader.account is not None
     closed = await hidden(connection, made.reader, live) if made.reader.is_restricted or person else set()
-    frozen = await are_frozen(connection, {current.patient_id for current in there.values() if current.patient_id})
     for each in work:
         if each.number is None or each.done is not None:
             continue
-        if each.number in there and there[each.number].patient_id in frozen:
+        if each.number in there and there[each.number].frozen:
             raise error(403, "forbidden", "the record is closed", each.operation.place)
         if each.number in closed and person and each.operation.method != "PUT":
             # As if it were not there.
@@ -410,35 +391,7 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
         source=made.origin.id,
         now=made.now,
         # Who may see what is there is the patient's to change, not an app's.
-        label=current.label if current is not None else await _new_label(connection, made, resource, patient),
+        label=current.label if current is not None else await new_label(connection, made.reader, resource, patient),
         logical_id=work.id,
         available_from=current.available_from if current else None,
     )
-
-
-async def _new_label(connection: Connection, made: _Commit, resource: dict[str, Any], patient: uuid.UUID | None) -> str:
-    """What a new resource brings with it, else as for a message: its team's, its code's, general."""
-    kind = resource["resourceType"]
-    if kind in ALWAYS_GENERAL or patient is None:
-        return GENERAL
-    if (brought := label_in(resource)) != GENERAL:
-        return brought
-    account = made.reader.account if made.reader.own is None else None
-    team = await team_of(connection, account) if account is not None else None
-    return await label_by_origin(connection, team, [patient], resource)
-
-
-def patient_of(resource: dict[str, Any], number: uuid.UUID) -> uuid.UUID | None:
-    """In whose record a resource is: the Patient that the parameters of the compartment name first."""
-    kind = resource["resourceType"]
-    if kind == "Patient":
-        return number
-    parameters = search_parameters(kind)
-    codes = sorted(compartment(kind), key=lambda code: code not in ("patient", "subject"))
-    for code in codes:
-        if code in parameters:
-            values = compile_path(parameters[code].expression)(resource)
-            for of, name in local_references(values):
-                if of == "Patient":
-                    return internal_id("Patient", name)
-    return None

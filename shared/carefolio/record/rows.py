@@ -25,7 +25,7 @@ BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 class Known:
     """What is there of a resource; ``live`` is False after its deletion. ``content`` only where it was asked for.
 
-    ``label_is_his``: the patient chose the privacy label.
+    ``label_is_his``: the patient chose the privacy label; ``frozen``: the record is closed to everybody.
     """
 
     id: uuid.UUID
@@ -40,6 +40,7 @@ class Known:
     available_from: datetime | None
     content: str | None
     label_is_his: bool = False
+    frozen: bool = False
 
 
 @dataclass(slots=True)

@@ -10,18 +10,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import sealed
-from carefolio.record import labels
-from carefolio.record.access import Reader, hidden
+from carefolio.record import consents, labels
+from carefolio.record.access import Reader
 from carefolio.record.decisions import keep, retried
-from carefolio.record.rows import Known, make_row, without_head
-from carefolio.record.write import ChangedMeanwhileError, Origin, known, write
 
-# By which a Consent names whom it is about.
-GRANTEE = "https://fhir.carefolio.uk/Id/grantee"
 TEAM, PROFESSIONAL, CARER = "team", "professional", "carer"
 _MOST = 500
 
@@ -83,7 +77,7 @@ async def share(
     confidential: bool = False,
 ) -> Sharing:
     """Share a record: the patient's word about a grantee from now on; no labels say no. Raises SharingError."""
-    chosen = _labels(wanted)
+    chosen = checked(wanted)
     if until is not None and until <= datetime.now(UTC):
         raise SharingError("until: the end lies in the past")
     if role not in (TEAM, PROFESSIONAL, CARER):
@@ -93,9 +87,9 @@ async def share(
 
     async def work(connection: Connection) -> Sharing:
         await _lock(connection, record)
-        await _mine(connection, reader, record)
+        await check_decides(connection, reader, record)
         # To say no to somebody who is not here any more is always possible.
-        if chosen and await _grantee(connection, grantee, role) is None:
+        if chosen and await name_of(connection, grantee, role) is None:
             raise SharingError(f"there is no such {role}")
         if role != TEAM and grantee == reader.account:
             raise SharingError("you see your own record anyway")
@@ -117,7 +111,7 @@ async def share(
         await keep(connection, reader.actor, "share", patients=[record], grantee=str(grantee), role=role,
                    labels=chosen, until=end)  # fmt: skip
         [made] = await _of(connection, record, number)
-        await _consent(connection, reader, record, number, made)
+        await consents.write_consent(connection, reader, record, number, made)
         return made
 
     return await retried(pool, work)
@@ -125,7 +119,7 @@ async def share(
 
 async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Sharing]:
     """Who sees what of a record: sharings in force, and refusals. Raises SharingError."""
-    await _mine(pool, reader, record)
+    await check_decides(pool, reader, record)
     return await _of(pool, record)
 
 
@@ -163,7 +157,7 @@ async def switch(pool: Pool, reader: Reader, record: uuid.UUID, *, on: bool) -> 
 
     async def work(connection: Connection) -> None:
         await _lock(connection, record)
-        await _mine(connection, reader, record)
+        await check_decides(connection, reader, record)
         await connection.execute(
             """
             UPDATE record SET sharing_off_at = CASE WHEN $2 THEN NULL ELSE coalesce(sharing_off_at, now()) END
@@ -209,77 +203,20 @@ async def _set_frozen(pool: Pool, actor: str, record: uuid.UUID, reason: str | N
     await retried(pool, work)
 
 
-async def relabel(pool: Pool, reader: Reader, record: uuid.UUID, kind: str, number: uuid.UUID, label: str) -> None:
-    """The patient's word on the privacy label of one item of his, in all its versions. Raises SharingError."""
-    [chosen] = _labels([label])
-    if kind in labels.ALWAYS_GENERAL:
-        raise SharingError("everybody who treats must know of medicines and allergies: their label is general")
-
-    async def work(connection: Connection) -> None:
-        await _mine(connection, reader, record)
-        current = (await known(connection, [number], (), aliases=False)).get(number)
-        if (
-            current is None
-            or current.patient_id is None
-            or not await decides(connection, reader, current.patient_id)
-            or (current.live and await hidden(connection, reader, [number]))
-        ):
-            raise SharingError("there is no such item")
-        await connection.execute(
-            """
-            INSERT INTO item_label (resource_id, record_id, label, set_by) VALUES ($1, $2, $3, $4)
-            ON CONFLICT (resource_id) DO UPDATE SET label = excluded.label, set_by = excluded.set_by, set_at = now()
-            """,
-            number,
-            current.patient_id,
-            chosen,
-            reader.actor,
-        )
-        if current.live:
-            await _written_again(connection, reader, number, chosen)
-        await connection.execute("UPDATE resource_history SET label = $2 WHERE id = $1", number, chosen)
-        await keep(connection, reader.actor, "label", patients=[current.patient_id], item=f"{kind}/{number}",
-                   label=chosen)  # fmt: skip
-
-    await retried(pool, work)
-
-
-async def label_team(pool: Pool, reader: Reader, record: uuid.UUID, team: uuid.UUID, label: str) -> None:
-    """The patient's word on the label of what a team contributes from now on. Raises SharingError."""
-    [chosen] = _labels([label])
-
-    async def work(connection: Connection) -> None:
-        await _mine(connection, reader, record)
-        if await _grantee(connection, team, TEAM) is None:
-            raise SharingError("there is no such team")
-        await connection.execute(
-            """
-            INSERT INTO team_label (record_id, team_id, label, set_by) VALUES ($1, $2, $3, $4)
-            ON CONFLICT (record_id, team_id) DO UPDATE SET label = excluded.label, set_by = excluded.set_by,
-                set_at = now()
-            """,
-            record,
-            team,
-            chosen,
-            reader.actor,
-        )
-        await keep(connection, reader.actor, "team-label", patients=[record], team=str(team), label=chosen)
-
-    await retried(pool, work)
-
-
-def _labels(wanted: Sequence[str]) -> list[str]:
+def checked(wanted: Sequence[str]) -> list[str]:
+    """The labels that are wanted, in their order. Raises SharingError."""
     if unknown := [each for each in wanted if each not in labels.LABELS]:
         raise SharingError(f"labels: {unknown[0][:40]} is none of {', '.join(labels.LABELS)}")
     return [each for each in labels.LABELS if each in wanted]
 
 
-async def _mine(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> None:
+async def check_decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> None:
+    """Raise SharingError where it is not the reader who decides."""
     if not await decides(connection, reader, record):
         raise SharingError("this is for the patient to decide, in his own record", forbidden=True)
 
 
-async def _grantee(connection: Connection, number: uuid.UUID, role: str) -> str | None:
+async def name_of(connection: Connection, number: uuid.UUID, role: str) -> str | None:
     """The name of a team or of a living account that may have this role."""
     if role == TEAM:
         found: str | None = await connection.fetchval("SELECT name FROM team WHERE id = $1", number)
@@ -364,68 +301,3 @@ async def _of(connection: Pool | Connection, record: uuid.UUID, number: uuid.UUI
         )
         for row in rows
     ]  # fmt: skip
-
-
-async def _written_again(connection: Connection, reader: Reader, number: uuid.UUID, label: str) -> None:
-    """The item's next version, which says its label; it comes from where the last one came."""
-    row = await connection.fetchrow("SELECT *, true AS live, true AS label_is_his FROM resource WHERE id = $1", number)
-    if row is None:
-        raise ChangedMeanwhileError
-    current, now = Known(**{name: row[name] for name in Known.__slots__}), datetime.now(UTC)
-    origin = Origin(uuid.uuid4(), reader.actor, organisation_id=reader.organisation_id, app=row["by_app"])
-    made = make_row(
-        number, without_head(row["content"]), current, patient_id=current.patient_id,
-        organisations=current.organisations, source=row["message_id"] or origin.id, now=now, label=label,
-        place=row["place"], available_from=current.available_from,
-    )  # fmt: skip
-    if made is None or current.patient_id is None:
-        return
-    await write(connection, origin, [made], now, patients=[current.patient_id])
-    await connection.execute("UPDATE resource SET message_id = $2 WHERE id = $1", number, row["message_id"])
-
-
-_CODES = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode"}
-
-
-async def _consent(connection: Connection, reader: Reader, record: uuid.UUID, number: uuid.UUID, made: Sharing) -> None:
-    """The patient's word as a FHIR Consent: one for each grantee, a version for each change."""
-    says_yes = bool(made.labels)
-    who: dict[str, Any] = {
-        "type": {TEAM: "CareTeam", PROFESSIONAL: "Practitioner", CARER: "RelatedPerson"}[made.role],
-        "identifier": {"system": GRANTEE, "value": str(made.grantee)},
-        "display": ", ".join(filter(None, (made.name, made.organisation))),
-    }
-    provision: dict[str, Any] = {
-        "type": "permit" if says_yes else "deny",
-        "period": {"start": made.since.isoformat()} | ({"end": made.until.isoformat()} if made.until else {}),
-        "actor": [{
-            "role": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP",
-                                 "display": "information recipient"}]},
-            "reference": who,
-        }],
-        "action": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentaction", "code": "access"}]}],
-    }  # fmt: skip
-    if says_yes:
-        provision["securityLabel"] = [{"system": labels.SYSTEM, "code": label} for label in made.labels]
-    consent = {
-        "resourceType": "Consent",
-        # Not for everybody with whom something is shared.
-        "meta": {"security": [labels.RESTRICTED]},
-        "status": "active",
-        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                              "code": "patient-privacy"}]},
-        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0", "display": "Consent Document"}]}],
-        "patient": {"reference": f"Patient/{record}"},
-        "dateTime": made.since.isoformat(),
-        "policyRule": {"coding": [_CODES | {"code": "OPTIN" if says_yes else "OPTOUT"}]},
-        "provision": provision,
-    }  # fmt: skip
-    # A number that nobody can guess: whether the patient said something of somebody is his own affair.
-    key = uuid.UUID(bytes=sealed.mac("consent", f"{record} {made.grantee}")[:16], version=4)
-    current = (await known(connection, [key], (), aliases=False)).get(key)
-    now = datetime.now(UTC)
-    row = make_row(key, consent, current, patient_id=record, organisations=[reader.organisation_id], source=number,
-                   now=now)  # fmt: skip
-    if row is not None:
-        origin = Origin(number, reader.actor, organisation_id=reader.organisation_id, app=True)
-        await write(connection, origin, [row], now, patients=[record])

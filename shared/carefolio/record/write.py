@@ -94,7 +94,7 @@ async def known(
                    )
                ) END AS together, gone.id AS gone_id, gone.version AS gone_version, gone.seq AS gone_seq,
                gone.organisations AS gone_organisations, gone.patient_id AS gone_patient_id, gone.label AS gone_label,
-               his.label AS his_label
+               his.label AS his_label, closed.frozen_at IS NOT NULL AS frozen
         FROM unnest(
             (SELECT $1::uuid[] || CASE WHEN $4::uuid[] = '{}' THEN '{}' ELSE '{NULL}'::uuid[] END)
         ) AS wanted (id)
@@ -102,6 +102,7 @@ async def known(
         LEFT JOIN resource r ON r.id = coalesce(alias.target, wanted.id)
         LEFT JOIN resource_history gone ON gone.id = wanted.id AND gone.valid_to = 'infinity' AND r.id IS NULL
         LEFT JOIN item_label his ON his.resource_id = coalesce(r.id, gone.id)
+        LEFT JOIN record closed ON closed.id = coalesce(r.patient_id, gone.patient_id)
         WHERE r.id IS NOT NULL OR gone.id IS NOT NULL OR wanted.id IS NULL
         """,
         numbers,
@@ -130,6 +131,7 @@ async def known(
             available_from=row["available_from"],
             content=row["content"],
             label_is_his=row["his_label"] is not None,
+            frozen=row["frozen"],
         )
     return found
 
