@@ -258,7 +258,8 @@ def _rows(
         found = [there[number] for number in candidates[id(entry)] if number in there]
         # A correction goes to what it corrects, in whichever of the person's records that is.
         best = next((each for each in found if each.live), found[0] if found else None)
-        if best is not None and entry.scope == "patient" and organisation not in best.organisations:
+        own = entry.scope == "patient" and entry.type != "Patient"
+        if best is not None and own and organisation not in best.organisations:
             # Its id was made of what only the organisation knows: somebody else has taken it.
             raise Held("what the message names is another organisation's here")
         current[id(entry)] = best
