@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carefolio.cloud.database import Connection
 from carefolio.identity import sealed
@@ -13,13 +14,29 @@ from carefolio.record.access import Reader
 from carefolio.record.rows import make_row
 from carefolio.record.write import Origin, known, write
 
-if TYPE_CHECKING:
-    from carefolio.record.sharing import Sharing
-
 # By which a Consent names whom it is about.
 GRANTEE = "https://fhir.carefolio.uk/Id/grantee"
 _RECIPIENT = {"team": "CareTeam", "professional": "Practitioner", "carer": "RelatedPerson"}
 _CODES = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who (a team or an account) sees which labels of a record; none: the patient said no.
+
+    ``contributed``: a team that sees what it contributed itself, whatever is shared.
+    """
+
+    grantee: uuid.UUID
+    role: str
+    kind: str
+    name: str
+    organisation: str
+    labels: tuple[str, ...]
+    confidential: bool
+    contributed: bool
+    since: datetime
+    until: datetime | None
 
 
 async def write_consent(

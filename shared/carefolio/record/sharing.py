@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.record import consents, labels
+from carefolio.record import labels
 from carefolio.record.access import Reader
+from carefolio.record.consents import Sharing, write_consent
 from carefolio.record.decisions import keep, retried
 
 TEAM, PROFESSIONAL, CARER = "team", "professional", "carer"
@@ -26,25 +26,6 @@ class SharingError(Exception):
     def __init__(self, reason: str, *, forbidden: bool = False) -> None:
         super().__init__(reason)
         self.forbidden = forbidden
-
-
-@dataclass(frozen=True, slots=True)
-class Sharing:
-    """Who (a team or an account) sees which labels of a record; none: the patient said no.
-
-    ``contributed``: a team that sees what it contributed itself, whatever is shared.
-    """
-
-    grantee: uuid.UUID
-    role: str
-    kind: str
-    name: str
-    organisation: str
-    labels: tuple[str, ...]
-    confidential: bool
-    contributed: bool
-    since: datetime
-    until: datetime | None
 
 
 async def decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> bool:
@@ -111,7 +92,7 @@ async def share(
         await keep(connection, reader.actor, "share", patients=[record], grantee=str(grantee), role=role,
                    labels=chosen, until=end)  # fmt: skip
         [made] = await _of(connection, record, number)
-        await consents.write_consent(connection, reader, record, number, made)
+        await write_consent(connection, reader, record, number, made)
         return made
 
     return await retried(pool, work)

@@ -70,11 +70,6 @@ STATEMENTS = (
     # Restricted by who wrote it (meta.security R): not for carers and, unless the patient says so, not for others.
     "ALTER TABLE resource ADD COLUMN confidential boolean NOT NULL DEFAULT false",
     "ALTER TABLE resource_history ADD COLUMN confidential boolean NOT NULL DEFAULT false",
-    # What not everybody sees who sees the record: few, so that most records are known to have none.
-    """
-    CREATE INDEX resource_guarded ON resource (patient_id)
-        WHERE label <> 'general' OR confidential OR available_from IS NOT NULL
-    """,
     "ALTER TABLE account ADD COLUMN roles text[] NOT NULL DEFAULT '{}'",
     "ALTER TABLE account_team ADD COLUMN coordinator boolean NOT NULL DEFAULT false",
     "CREATE INDEX account_team_team ON account_team (team_id)",
