@@ -158,6 +158,12 @@ async def test_an_officer_closes_a_record(world: World) -> None:
     assert (await ask(world, stranger.token(_PROFESSIONAL), "PUT", path, why)).status == 403
     assert (await ask(world, officer.token(_PROFESSIONAL), "PUT", path, why)).status == 204
     assert (await ask(world, patient, "GET", "/patients/me/sharings")).status == 403
+    # Who closed it opens it: an officer of another organisation does not, though it contributes too.
+    await world.pool.execute("UPDATE record SET frozen_by = $2 WHERE id = $1", world.patient,
+                             f"account/{stranger.account}")  # fmt: skip
+    assert (await ask(world, officer.token(_PROFESSIONAL), "DELETE", path)).status == 403
+    await world.pool.execute("UPDATE record SET frozen_by = $2 WHERE id = $1", world.patient,
+                             f"account/{officer.account}")  # fmt: skip
     assert (await ask(world, officer.token(_PROFESSIONAL), "DELETE", path)).status == 204
     assert (await ask(world, patient, "GET", "/patients/me/sharings")).status == 200
 

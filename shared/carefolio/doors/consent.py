@@ -243,7 +243,7 @@ async def freeze(call: Call) -> None:
 
 async def unfreeze(call: Call) -> None:
     await _officer_of(call)
-    await sharing.unfreeze(call.pool, call.reader.actor, call.patient)
+    await sharing.unfreeze(call.pool, call.reader.actor, call.patient, organisation=call.reader.organisation_id)
 
 
 async def list_patients(call: Call) -> Any:

@@ -358,9 +358,13 @@ async def _regroup(connection: Connection, records: Sequence[uuid.UUID]) -> None
         await connection.execute(
             """
             UPDATE record SET person_id = $1, frozen_at = coalesce(record.frozen_at, closed.frozen_at),
+                frozen_by = coalesce(record.frozen_by, closed.frozen_by),
+                frozen_reason = coalesce(record.frozen_reason, closed.frozen_reason),
                 sharing_off_at = coalesce(record.sharing_off_at, closed.off_at)
-            FROM (SELECT min(frozen_at) AS frozen_at, min(sharing_off_at) AS off_at FROM record WHERE id = ANY($2))
-                AS closed
+            FROM (
+                SELECT min(frozen_at) AS frozen_at, min(frozen_by) AS frozen_by, min(frozen_reason) AS frozen_reason,
+                       min(sharing_off_at) AS off_at FROM record WHERE id = ANY($2)
+            ) AS closed
             WHERE id = ANY($2)
             """,
             person,

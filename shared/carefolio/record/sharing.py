@@ -159,9 +159,26 @@ async def freeze(pool: Pool, actor: str, record: uuid.UUID, reason: str) -> None
     await _set_frozen(pool, actor, record, reason.strip()[:1000])
 
 
-async def unfreeze(pool: Pool, actor: str, record: uuid.UUID) -> None:
-    """Open it again, as it was shared before. Raises SharingError."""
+async def unfreeze(pool: Pool, actor: str, record: uuid.UUID, *, organisation: uuid.UUID | None = None) -> None:
+    """Open it again, as it was shared before; for an ``organisation`` what its people closed. Raises SharingError."""
+    if organisation is not None and await _frozen_by_others(pool, record, organisation):
+        raise SharingError("another organisation closed the record", forbidden=True)
     await _set_frozen(pool, actor, record, None)
+
+
+async def _frozen_by_others(pool: Pool, record: uuid.UUID, organisation: uuid.UUID) -> bool:
+    return bool(
+        await pool.fetchval(
+            """
+            SELECT bool_or(every.frozen_at IS NOT NULL AND account.organisation_id IS DISTINCT FROM $2)
+            FROM record asked JOIN record every USING (person_id)
+            LEFT JOIN account ON account.id = substring(every.frozen_by FROM '^account/([0-9a-f-]{36})')::uuid
+            WHERE asked.id = $1
+            """,
+            record,
+            organisation,
+        )
+    )
 
 
 async def _set_frozen(pool: Pool, actor: str, record: uuid.UUID, reason: str | None) -> None:
