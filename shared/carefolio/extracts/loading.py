@@ -102,7 +102,8 @@ async def go_on(pool: Pool, agreement: Agreement, progress: Progress | None = No
 
     Raises ExtractError for a batch that failed.
     """
-    while await steps.is_loading(pool, agreement.id):
+    # Who has finished a batch may be another, who has not begun the next one yet.
+    while await steps.is_loading(pool, agreement.id) or await batches.start_next(pool, agreement.id) is not None:
         open_ = await steps.open_steps(pool, agreement.id)
         done = [False]
         # Two processes that begin at the same end are in each other's way.
