@@ -26,6 +26,7 @@ from typing import Any
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from carefolio.cloud.settings import settings
 from carefolio.local import growth, load
 from carefolio.local.installation import Installation
 
@@ -437,10 +438,13 @@ def consent() -> None:
     """What consent and audit cost, and a caseload, on 100,000 patients."""
     import bench_sharing
 
+    before = dict(os.environ)
     with installation() as (port, environment, _):
-        os.environ.update({"CAREFOLIO_HOME": environment["CAREFOLIO_HOME"], "PORT": str(port)})
         Installation(Path(environment["CAREFOLIO_HOME"]), port).enter()
         bench_sharing.measure(row, port, int(os.environ.get("BENCH_PATIENTS", "100000")), 2000, 500_000)
+    os.environ.clear()
+    os.environ.update(before)
+    settings.cache_clear()
 
 
 PARTS = {

@@ -98,16 +98,15 @@ STATEMENTS = (
         v record;
         of_patient uuid;
         facts record;
-        shared record;
-        teams uuid[] := ARRAY(
-            SELECT t.team_id FROM public.account_team t JOIN public.account a ON a.id = t.account_id
-            WHERE t.account_id = $5 AND a.ended_at IS NULL
-        );
-        grantees uuid[] := teams || ARRAY(SELECT a.id FROM public.account a WHERE a.id = $5 AND a.ended_at IS NULL);
+        teams uuid[];
+        grantees uuid[];
         his boolean;
         due boolean;
         opens boolean;
     BEGIN
+        SELECT array_remove(array_agg(t.team_id), NULL), array_remove(array_agg(t.team_id), NULL) || a.id
+        INTO teams, grantees FROM public.account a LEFT JOIN public.account_team t ON t.account_id = a.id
+        WHERE a.id = $5 AND a.ended_at IS NULL GROUP BY a.id;
         FOR v IN
             SELECT r.id, r.version, r.content, r.patient_id, r.type, r.organisations, r.team_id, r.label,
                    r.confidential, r.available_from
@@ -127,26 +126,32 @@ STATEMENTS = (
                 IF v.patient_id IS DISTINCT FROM of_patient THEN
                     of_patient := v.patient_id;
                     SELECT mine.person_id, mine.frozen_at IS NOT NULL AS frozen, mine.sharing_off_at IS NOT NULL AS off,
-                           EXISTS (SELECT FROM public.record o WHERE o.id = $4 AND o.person_id = mine.person_id) AS own
-                    INTO facts FROM public.record mine WHERE mine.id = v.patient_id;
-                    SELECT bool_or(s.contributed) AS contributed, bool_or(counts AND cardinality(s.labels) > 0) AS some,
-                           array_agg(l) FILTER (WHERE counts AND s.role <> 'carer') AS labels,
-                           array_agg(l) FILTER (WHERE counts AND s.role <> 'carer' AND s.confidential) AS restricted,
-                           array_agg(l) FILTER (WHERE counts AND s.role = 'carer') AS cared
-                    INTO shared
-                    FROM (
-                        SELECT given.*, given.ends_at > now() AND CASE given.kind
-                            WHEN 'glass' THEN EXISTS (
-                                SELECT FROM public.session o WHERE o.number = given.session_number
-                                AND o.ended_at IS NULL AND o.seen_at > now() - interval '30 minutes'
-                                AND o.created_at > now() - interval '12 hours'
-                            )
-                            WHEN 'implied' THEN NOT bool_or(given.kind = 'explicit') OVER (PARTITION BY given.grantee)
-                            ELSE true END AS counts
-                        FROM public.record known JOIN public.sharing given ON given.record_id = known.id
-                        WHERE known.person_id = facts.person_id AND given.grantee = ANY(grantees)
-                          AND given.ended_at IS NULL
-                    ) s LEFT JOIN LATERAL unnest(s.labels) AS l ON true;
+                           EXISTS (SELECT FROM public.record o WHERE o.id = $4 AND o.person_id = mine.person_id) AS own,
+                           shared.*
+                    INTO facts FROM public.record mine LEFT JOIN LATERAL (
+                        SELECT bool_or(s.contributed) AS contributed,
+                               bool_or(counts AND cardinality(s.labels) > 0) AS some,
+                               array_agg(l) FILTER (WHERE counts AND s.role <> 'carer') AS labels,
+                               array_agg(l) FILTER (WHERE counts AND s.role <> 'carer' AND s.confidential) AS restricted,
+                               array_agg(l) FILTER (WHERE counts AND s.role = 'carer') AS cared
+                        FROM (
+                            SELECT given.*, given.ends_at > now() AND CASE given.kind
+                                WHEN 'glass' THEN EXISTS (
+                                    SELECT FROM public.session o WHERE o.number = given.session_number
+                                    AND o.ended_at IS NULL AND o.seen_at > now() - interval '30 minutes'
+                                    AND o.created_at > now() - interval '12 hours'
+                                )
+                                WHEN 'implied' THEN NOT EXISTS (
+                                    SELECT FROM public.record every JOIN public.sharing word ON word.record_id = every.id
+                                    WHERE every.person_id = mine.person_id AND word.grantee = given.grantee
+                                    AND word.kind = 'explicit' AND word.ended_at IS NULL
+                                )
+                                ELSE true END AS counts
+                            FROM public.record known JOIN public.sharing given ON given.record_id = known.id
+                            WHERE known.person_id = mine.person_id AND given.grantee = ANY(grantees)
+                              AND given.ended_at IS NULL
+                        ) s LEFT JOIN LATERAL unnest(s.labels) AS l ON true
+                    ) shared ON true WHERE mine.id = v.patient_id;
                 END IF;
                 IF facts.frozen THEN
                     opens := false;
@@ -157,10 +162,10 @@ STATEMENTS = (
                         v.team_id IS NULL OR v.team_id = ANY(teams)
                         OR NOT EXISTS (SELECT FROM public.team WHERE team.id = v.team_id AND organisation_id = $3)
                     );
-                    opens := his OR v.type = 'Patient' AND shared.contributed OR NOT facts.off AND (
-                        v.type = 'Patient' AND shared.some
-                        OR v.label = ANY(CASE WHEN v.confidential THEN shared.restricted ELSE shared.labels END)
-                        OR v.label = ANY(shared.cared) AND due AND NOT v.confidential AND (
+                    opens := his OR v.type = 'Patient' AND facts.contributed OR NOT facts.off AND (
+                        v.type = 'Patient' AND facts.some
+                        OR v.label = ANY(CASE WHEN v.confidential THEN facts.restricted ELSE facts.labels END)
+                        OR v.label = ANY(facts.cared) AND due AND NOT v.confidential AND (
                             v.label <> 'sexual-health' OR NOT EXISTS (
                                 SELECT FROM public.record kin
                                 JOIN public.resource child ON child.id = kin.id AND child.type = 'Patient'
