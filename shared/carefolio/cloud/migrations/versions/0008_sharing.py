@@ -74,10 +74,12 @@ STATEMENTS = (
     "ALTER TABLE account_team ADD COLUMN coordinator boolean NOT NULL DEFAULT false",
     "CREATE INDEX account_team_team ON account_team (team_id)",
     # The second lock: what is in a resource is told to a reader by these alone, and they know the rule by themselves
-    # (carefolio.record.access has it in every SELECT). One call for a page. A system:
+    # (carefolio.record.access has it in every SELECT). One call for a page. (Plans made anew took most of their time.)
+    # A system:
     """
     CREATE FUNCTION open_contents(ids uuid[], versions int[], organisation uuid)
-    RETURNS TABLE (id uuid, version int, content text) LANGUAGE sql STABLE SECURITY DEFINER ROWS 50 AS $$
+    RETURNS TABLE (id uuid, version int, content text)
+    LANGUAGE sql STABLE SECURITY DEFINER ROWS 50 SET plan_cache_mode = force_generic_plan AS $$
         SELECT r.id, r.version, r.content FROM unnest($1, $2) AS asked (id, version)
         JOIN public.resource r ON r.id = asked.id AND r.version = asked.version
         LEFT JOIN public.record ON record.id = r.patient_id
@@ -89,7 +91,7 @@ STATEMENTS = (
         WHERE h.organisations @> ARRAY[$3] AND record.frozen_at IS NULL
     $$
     """,
-    # And a person, whose facts are looked up once for each patient. (Plans made anew took most of its time.)
+    # And a person, whose facts are looked up once for each patient.
     """
     CREATE FUNCTION open_contents(ids uuid[], versions int[], organisation uuid, own uuid, account uuid)
     RETURNS TABLE (id uuid, version int, content text)
@@ -132,7 +134,8 @@ STATEMENTS = (
                         SELECT bool_or(s.contributed) AS contributed,
                                bool_or(counts AND cardinality(s.labels) > 0) AS some,
                                array_agg(l) FILTER (WHERE counts AND s.role <> 'carer') AS labels,
-                               array_agg(l) FILTER (WHERE counts AND s.role <> 'carer' AND s.confidential) AS restricted,
+                               array_agg(l) FILTER (WHERE counts AND s.role <> 'carer' AND s.confidential)
+                                   AS restricted,
                                array_agg(l) FILTER (WHERE counts AND s.role = 'carer') AS cared
                         FROM (
                             SELECT given.*, given.ends_at > now() AND CASE given.kind
@@ -142,7 +145,8 @@ STATEMENTS = (
                                     AND o.created_at > now() - interval '12 hours'
                                 )
                                 WHEN 'implied' THEN NOT EXISTS (
-                                    SELECT FROM public.record every JOIN public.sharing word ON word.record_id = every.id
+                                    SELECT FROM public.record every
+                                    JOIN public.sharing word ON word.record_id = every.id
                                     WHERE every.person_id = mine.person_id AND word.grantee = given.grantee
                                     AND word.kind = 'explicit' AND word.ended_at IS NULL
                                 )
