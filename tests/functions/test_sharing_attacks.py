@@ -305,3 +305,29 @@ async def test_a_freeze_waits_for_a_join_and_takes_both(world: World) -> None:
     assert all(row["frozen_at"] for row in frozen)
     await sharing.unfreeze(world.pool, "test", world.patient)
     await world.pool.execute("UPDATE record SET person_id = id WHERE id = $1", other)
+
+
+async def test_a_wrong_join_leaves_nothing_of_the_wrong_person(world: World) -> None:
+    """What one patient said while another's record was joined to his, is not said of it when they are parted."""
+    await world.state("general")
+    patient, stranger = world.people["patient"].reader(), world.people["stranger"].reader()
+    other, team = world.people["stranger"].own or uuid.uuid4(), world.teams["b1"]
+    await sharing.share(world.pool, stranger, other, team, "team", ())
+    await sharing.switch(world.pool, stranger, other, on=False)
+    item = await made(world.other, observation(str(other), code=unique("X")))
+    await world.pool.execute("UPDATE resource SET team_id = $2 WHERE id = $1", uuid.UUID(item), world.teams["b2"])
+    await decisions.join(world.pool, world.patient, other, "test")
+    try:
+        await sharing.share(world.pool, patient, other, team, "team", LABELS)
+        await sharing.switch(world.pool, patient, other, on=True)
+        with pytest.raises(SharingError):
+            await choosing_labels.relabel(world.pool, patient, other, "Observation", uuid.UUID(item), MENTAL)
+        with pytest.raises(SharingError):
+            await choosing_labels.label_team(world.pool, patient, other, team, MENTAL)
+    finally:
+        await parted(world)
+    assert not await sharing.is_on(world.pool, other)
+    await sharing.switch(world.pool, stranger, other, on=True)
+    assert await status(world, "member", f"Observation/{item}") == 404
+    assert {each.labels for each in await sharing.of_record(world.pool, stranger, other)} == {()}
+    await world.pool.execute("UPDATE record SET sharing_off_at = NULL WHERE id = $1", world.patient)

@@ -10,7 +10,7 @@ from carefolio.record import labels
 from carefolio.record.access import Reader, hidden
 from carefolio.record.decisions import keep, retried
 from carefolio.record.rows import Known, make_row, without_head
-from carefolio.record.sharing import TEAM, SharingError, check_decides, checked, decides, name_of
+from carefolio.record.sharing import TEAM, SharingError, check_decides, checked, decides, is_anothers, name_of
 from carefolio.record.write import ChangedMeanwhileError, Origin, known, write
 
 
@@ -27,6 +27,7 @@ async def relabel(pool: Pool, reader: Reader, record: uuid.UUID, kind: str, numb
             current is None
             or current.patient_id is None
             or not await decides(connection, reader, current.patient_id)
+            or await is_anothers(connection, reader, current.patient_id)
             or (current.live and await hidden(connection, reader, [number]))
         ):
             raise SharingError("there is no such item")
@@ -55,6 +56,8 @@ async def label_team(pool: Pool, reader: Reader, record: uuid.UUID, team: uuid.U
 
     async def work(connection: Connection) -> None:
         await check_decides(connection, reader, record)
+        if await is_anothers(connection, reader, record):
+            raise SharingError("the record has an account of its own", forbidden=True)
         if await name_of(connection, team, TEAM) is None:
             raise SharingError("there is no such team")
         await connection.execute(

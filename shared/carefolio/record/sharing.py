@@ -57,7 +57,10 @@ async def share(
     until: datetime | None = None,
     confidential: bool = False,
 ) -> Sharing:
-    """Share a record: the patient's word about a grantee from now on; no labels say no. Raises SharingError."""
+    """Share a record: the patient's word about a grantee from now on; no labels say no. Raises SharingError.
+
+    It is kept with his own record: of one that is joined to it by mistake he says nothing that outlasts the join.
+    """
     chosen = checked(wanted)
     if until is not None and until <= datetime.now(UTC):
         raise SharingError("until: the end lies in the past")
@@ -69,13 +72,15 @@ async def share(
     async def work(connection: Connection) -> Sharing:
         await _lock(connection, record)
         await check_decides(connection, reader, record)
+        assert reader.own is not None
+        own = reader.own
         # To say no to somebody who is not here any more is always possible.
         if chosen and await name_of(connection, grantee, role) is None:
             raise SharingError(f"there is no such {role}")
         if role != TEAM and grantee == reader.account:
             raise SharingError("you see your own record anyway")
         end = until
-        if role == CARER and (grown := await _sixteen(connection, record)) is not None:
+        if role == CARER and (grown := await _sixteen(connection, own)) is not None:
             # From his sixteenth birthday on he decides himself, anew.
             end = grown if end is None or end > grown else end
         await _end(connection, reader, record, grantee)
@@ -87,12 +92,12 @@ async def share(
                 WHERE asked.id = $1 AND s.grantee = $2 AND s.contributed
             ), $6, coalesce($7::timestamptz, 'infinity')) RETURNING id
             """,
-            record, grantee, role, chosen, confidential, reader.actor, end,
+            own, grantee, role, chosen, confidential, reader.actor, end,
         )  # fmt: skip
-        await keep(connection, reader.actor, "share", patients=[record], grantee=str(grantee), role=role,
+        await keep(connection, reader.actor, "share", patients=[own], grantee=str(grantee), role=role,
                    labels=chosen, until=end)  # fmt: skip
-        [made] = await _of(connection, record, number)
-        await write_consent(connection, reader, record, number, made)
+        [made] = await _of(connection, own, number)
+        await write_consent(connection, reader, own, number, made)
         return made
 
     return await retried(pool, work)
@@ -142,10 +147,14 @@ async def switch(pool: Pool, reader: Reader, record: uuid.UUID, *, on: bool) -> 
         await connection.execute(
             """
             UPDATE record SET sharing_off_at = CASE WHEN $2 THEN NULL ELSE coalesce(sharing_off_at, now()) END
-            WHERE person_id = (SELECT person_id FROM record WHERE id = $1)
+            WHERE person_id = (SELECT person_id FROM record WHERE id = $1) AND NOT ($2 AND EXISTS (
+                SELECT FROM account other
+                WHERE other.record_id = record.id AND other.ended_at IS NULL AND other.id <> $3
+            ))
             """,
             record,
             on,
+            reader.account,
         )
         await keep(connection, reader.actor, "sharing-on" if on else "sharing-off", patients=[record])
 
@@ -208,6 +217,17 @@ def checked(wanted: Sequence[str]) -> list[str]:
     return [each for each in labels.LABELS if each in wanted]
 
 
+async def is_anothers(connection: Connection, reader: Reader, record: uuid.UUID) -> bool:
+    """Whether a record has the account of somebody else: joined to the reader's, it is not his to open for ever."""
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM account WHERE record_id = $1 AND ended_at IS NULL AND id IS DISTINCT FROM $2)",
+            record,
+            reader.account,
+        )
+    )
+
+
 async def check_decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> None:
     """Raise SharingError where it is not the reader who decides."""
     if not await decides(connection, reader, record):
@@ -243,17 +263,21 @@ async def _sixteen(connection: Connection, record: uuid.UUID) -> datetime | None
 
 
 async def _end(connection: Connection, reader: Reader, record: uuid.UUID, grantee: uuid.UUID) -> None:
-    """What was said of a grantee before, in every record of the person, counts no more."""
+    """What was said of a grantee before counts no more; what somebody else's account said of its record stays."""
     await connection.execute(
         """
         UPDATE sharing SET ended_at = now(), ended_by = $3 WHERE grantee = $2 AND ended_at IS NULL AND kind <> 'glass'
         AND record_id = ANY(ARRAY(
-            SELECT every.id FROM record asked JOIN record every USING (person_id) WHERE asked.id = $1
+            SELECT every.id FROM record asked JOIN record every USING (person_id)
+            WHERE asked.id = $1 AND NOT EXISTS (
+                SELECT FROM account other WHERE other.record_id = every.id AND other.ended_at IS NULL AND other.id <> $4
+            )
         ))
         """,
         record,
         grantee,
         reader.actor,
+        reader.account,
     )
 
 
