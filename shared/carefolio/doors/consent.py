@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 from starlette.exceptions import HTTPException
 
 from carefolio.doors.rest import PATIENT, PROFESSIONAL, Call, Endpoint, number
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import accounts, grants
 from carefolio.record import access_log, caseload, choosing_labels, glass, reading_report, sharing
+from carefolio.record.access_log import Look
+from carefolio.record.consents import Sharing
 from carefolio.record.ids import internal_id
+from carefolio.record.reading_report import Finding
 
 Label = Literal["general", "mental-health", "sexual-health", "social-care"]
 _Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]*$")]
@@ -50,46 +53,21 @@ class Why(_Said):
     reason: _Reason
 
 
-class SharingShown(BaseModel):
-    """Who sees what. ``contributed``: a team that sees what it contributed itself, whatever is shared."""
-
-    grantee: uuid.UUID
-    role: str
-    kind: str
-    name: str
-    organisation: str
-    labels: list[str]
-    confidential: bool
-    contributed: bool
-    since: datetime
-    until: datetime | None
+class SharingShown(RootModel[Sharing]):
+    """Who sees what."""
 
 
 class Sharings(BaseModel):
     """Everybody who sees something of a record; ``on`` is false where the patient stopped sharing altogether."""
 
     on: bool
-    sharings: list[SharingShown]
-
-
-class LookShown(BaseModel):
-    """Who did what in which section of the record, when, and (where he broke the glass) why."""
-
-    id: int
-    at: datetime
-    who: str
-    organisation: str
-    through: str
-    own: bool
-    action: str
-    section: str
-    reason: str
+    sharings: list[Sharing]
 
 
 class Looks(BaseModel):
     """A page of the access log, the newest first."""
 
-    looks: list[LookShown]
+    looks: list[Look]
     next: str | None
 
 
@@ -135,21 +113,10 @@ class Glasses(BaseModel):
     glasses: list[GlassShown]
 
 
-class FindingShown(BaseModel):
-    """A look that somebody should ask about."""
-
-    day: date
-    who: str
-    account: uuid.UUID
-    what: str
-    patients: int
-    patient: uuid.UUID | None
-
-
 class Findings(BaseModel):
     """What is odd about how an organisation's professionals read."""
 
-    findings: list[FindingShown]
+    findings: list[Finding]
 
 
 async def list_sharings(call: Call) -> Any:

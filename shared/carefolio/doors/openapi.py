@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from html import escape
 from typing import Any
@@ -135,5 +136,8 @@ def page(endpoints: Sequence[Endpoint]) -> str:
 
 
 def _members(model: type[BaseModel]) -> str:
-    named = [name + ("" if field.is_required() else "?") for name, field in model.model_fields.items()]
-    return ", ".join(name for name in named if not name.startswith("root")) or (model.__doc__ or "").strip()
+    root = model.model_fields.get("root")
+    if root is not None:
+        shown = root.annotation
+        return ", ".join(each.name for each in fields(shown)) if is_dataclass(shown) else (model.__doc__ or "").strip()
+    return ", ".join(name + ("" if field.is_required() else "?") for name, field in model.model_fields.items())

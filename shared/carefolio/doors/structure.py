@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Awaitable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.exceptions import HTTPException
 
 from carefolio.doors.consent import Label
 from carefolio.doors.rest import PROFESSIONAL, SYSTEM, Call, Endpoint
 from carefolio.identity import teams
-from carefolio.identity.teams import TeamError
+from carefolio.identity.teams import Member, Team, TeamError
 from carefolio.record.sharing import SharingError
 
 T = TypeVar("T")
@@ -50,34 +50,20 @@ class Roles(_Said):
     roles: list[Literal["administrator", "privacy-officer"]]
 
 
-class TeamShown(BaseModel):
+class TeamShown(RootModel[Team]):
     """A team."""
-
-    id: uuid.UUID
-    name: str
-    label: str
-    labels: list[str]
-    members: int
 
 
 class Teams(BaseModel):
     """An organisation's teams, in the order of their names."""
 
-    teams: list[TeamShown]
-
-
-class MemberShown(BaseModel):
-    """A professional in a team."""
-
-    account: uuid.UUID
-    name: str
-    coordinator: bool
+    teams: list[Team]
 
 
 class Members(BaseModel):
     """Who is in a team."""
 
-    members: list[MemberShown]
+    members: list[Member]
 
 
 async def list_teams(call: Call) -> Any:

@@ -30,11 +30,15 @@ _LEAF = r"""
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a verification found: seals and lines that were looked at, and what is wrong, the oldest first."""
+    """What a verification found: seals and lines that were looked at, and what is wrong, the oldest first.
+
+    ``waiting``: lines that are too young to be sealed, or that nobody seals.
+    """
 
     seals: int
     lines: int
     wrong: tuple[str, ...]
+    waiting: int
 
 
 async def seal(pool: Pool) -> int:
@@ -163,7 +167,8 @@ async def verify_on(connection: Connection) -> Verified:
             wrong.append(f"{place}: the bucket has another seal, or none")
         before, start = each["root"], each["upto"]
     wrong += [f"seal {number}: the bucket has it, the table has not" for number in sorted(kept)]
-    return Verified(len(seals), lines, tuple(wrong))
+    waiting = await connection.fetchval("SELECT count(*) FROM audit WHERE id > $1", start)
+    return Verified(len(seals), lines, tuple(wrong), waiting)
 
 
 def _kept() -> dict[int, list[dict[str, Any]]]:
