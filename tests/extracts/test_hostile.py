@@ -220,3 +220,28 @@ async def test_an_extract_does_not_write_as_somebody_else(practice: Practice) ->
     practice.patient()
     await practice.load("bulk")
     assert await practice.record(patient) is not None
+
+
+async def test_a_patient_whom_the_database_refuses_holds_up_nobody(practice: Practice) -> None:
+    """Not the others of his set, not the batch, not the next night; when it can be, he is applied."""
+    fine, odd = practice.patient("fine"), practice.patient("odd")
+    practice.observation(fine, "a", "1", Value="1")
+    practice.observation(odd, "b", "1", Value="2", AssociatedText=f"refuse{practice.name}")
+    await practice.pool.execute(
+        f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON resource FOR EACH ROW
+            WHEN (NEW.content LIKE '%refuse{practice.name}%') EXECUTE FUNCTION refuse();
+        """
+    )
+    try:
+        assert (await practice.load("bulk"))["status"] == "loaded"
+        assert (await practice.one(fine, "Observation"))["valueQuantity"]["value"] == 1
+        [parked] = await practice.parked()
+        assert parked["reason"].startswith("it could not be applied: RaiseError")
+    finally:
+        await practice.pool.execute("DROP TRIGGER refuse ON resource; DROP FUNCTION refuse()")
+    practice.observation(fine, "a", "1", Value="3")
+    assert (await practice.load())["status"] == "loaded"
+    assert (await practice.one(odd, "Observation"))["valueQuantity"]["value"] == 2
+    assert await practice.parked() == []

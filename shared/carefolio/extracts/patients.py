@@ -336,6 +336,28 @@ async def _note(connection: Connection, practice: Practice, patients: list[Patie
     )
 
 
+async def park(connection: Connection, practice: int, patient: uuid.UUID, reason: str) -> dict[str, Any]:
+    """Park a patient who could not be applied at all; returns what a set's result says of him."""
+    number = await connection.fetchval("SELECT guid::text FROM extract_practice WHERE number = $1", practice)
+    await connection.execute(
+        """
+        WITH told AS (
+            INSERT INTO extract_patient (practice, patient, status) VALUES ($1, $2, 'parked')
+            ON CONFLICT (practice, patient) DO UPDATE SET status = 'parked', since = now()
+        )
+        INSERT INTO extract_parked (practice, patient, kind, row_id, file, number, reason)
+        VALUES ($1, $2, $3, $4, 0, 0, $5)
+        ON CONFLICT (practice, patient, kind, row_id) DO UPDATE SET reason = excluded.reason
+        """,
+        practice,
+        patient,
+        PATIENT,
+        uuid.UUID(NOBODY),
+        reason,
+    )
+    return {"parked": 1, "practice": number, "reasons": {reason: 1}}
+
+
 def _row(
     practice: Practice, patient: Patient, each: Made, key: uuid.UUID, current: Known | None, source: uuid.UUID
 ) -> Row | None:

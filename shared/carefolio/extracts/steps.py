@@ -61,7 +61,8 @@ async def run(pool: Pool, number: uuid.UUID, *, delivered: bool = True) -> bool:
             await fail(pool, batch, agreement, step["stage"], str(error))
             return True
         except Exception as error:
-            return await _failed(pool, step, batch, agreement, error)
+            if not await _failed(pool, step, batch, agreement, error):
+                return False
     await _go_on(pool, batch, agreement)
     return True
 
@@ -76,10 +77,33 @@ async def _failed(pool: Pool, step: Any, batch: dict[str, Any], agreement: Agree
         error=type(error).__name__, where=place)  # fmt: skip
     if tries is not None and tries < _TRIES:
         return False
+    if step["stage"] == "patients" and not isinstance(error, OSError):
+        await _part(pool, step, f"it could not be applied: {type(error).__name__} at {place}")
+        return True
     # What the system says of a full disk or a missing file names no patient.
     what = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     await fail(pool, batch, agreement, step["stage"], f"{what} at {place}")
     return True
+
+
+async def _part(pool: Pool, step: Any, reason: str) -> None:
+    """Have a set that cannot be applied done patient by patient; who cannot be alone is parked, and holds up nobody."""
+    subject = parsed(step["subject"])
+    async with pool.acquire() as connection, connection.transaction():
+        open_ = await connection.fetchval(
+            "SELECT true FROM extract_step WHERE id = $1 AND done_at IS NULL FOR UPDATE", step["id"]
+        )
+        if not open_:
+            return
+        if len(subject["patients"]) > 1:
+            alone = [subject | {"patients": [patient]} for patient in subject["patients"]]
+            await batches.add_steps(connection, step["batch_id"], step["stage"], alone)
+            await _done(connection, step["id"], {})
+        else:
+            [patient] = subject["patients"]
+            result = await patients.park(connection, subject["practice"], uuid.UUID(patient), reason)
+            await _done(connection, step["id"], result)
+    outbox.kick()
 
 
 async def _go_on(pool: Pool, batch: dict[str, Any], agreement: Agreement) -> None:
