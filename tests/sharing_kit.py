@@ -44,9 +44,7 @@ class Person:
     session: uuid.UUID | None = None
 
     def reader(self) -> Reader:
-        contributor = self.own or self.organisation
-        assert contributor is not None
-        return Reader(f"account/{self.account}", contributor, own=self.own, account=self.account)
+        return Reader.of_person(self.account, self.organisation, self.own, patient=self.own)
 
     def token(self, scope: str = "user/*.cruds", grant: uuid.UUID | None = None) -> str:
         return tokens.issue(
@@ -81,7 +79,7 @@ class World:
         owner = self.people["patient"].reader()
         if labels is not None:
             grantees = [(self.teams["b1"], "team"), (self.people["individual"].account, "professional"),
-                        (self.people["carer"].account, "carer")]  # fmt: skip
+                        (self.people["carer"].account, "carer"), (self.people["kin"].account, "carer")]  # fmt: skip
             for grantee, role in grantees:
                 await sharing.share(
                     self.pool, owner, self.patient, grantee, role, labels,
@@ -156,6 +154,7 @@ async def world(new_hospital: NewHospital, pool: asyncpg.Pool) -> AsyncIterator[
     for name, own in (("patient", patient), ("stranger", stranger), ("carer", carer)):
         number = uuid.UUID(own)
         here.people[name] = Person(name, await _account(pool, name, "patient", record_id=number), own=number)
+    here.people["kin"] = Person("kin", await _account(pool, "kin", "carer"))
     for name, app, team in (("contributor", hospital, "a1"), ("colleague", hospital, "a2"), ("member", other, "b1"),
                             ("outsider", other, "b2"), ("individual", other, "b2")):  # fmt: skip
         organisation = numbers[app.ods_code]

@@ -40,7 +40,7 @@ def allowed(item: Item, reader: str, state: str, age: int, broken: bool) -> bool
     granted = {"all": LABELS, "general": (GENERAL,), "sensitive": (MENTAL, SEXUAL), "confidential": LABELS}
     if item.label not in granted.get(state, ()):
         return False
-    if reader == "carer":
+    if reader in ("carer", "kin"):
         return not item.delayed and not item.confidential and not (item.label == SEXUAL and 11 <= age < 16)
     return not item.confidential or state == "confidential"
 
@@ -52,7 +52,7 @@ def sees_patient(reader: str, state: str, broken: bool) -> bool:
         return True
     if state == "off":
         return False
-    return broken or (reader in ("member", "individual", "carer")
+    return broken or (reader in ("member", "individual", "carer", "kin")
                       and state in ("all", "general", "sensitive", "confidential"))  # fmt: skip
 
 
@@ -62,6 +62,7 @@ def cases() -> Iterator[tuple[str, str, int, bool]]:
             yield reader, state, 40, False
         for age in (5, 13, 17):
             yield "carer", state, age, False
+        yield "kin", state, 13, False
         for reader in ("colleague", "outsider", "member"):
             yield reader, state, 40, True
 

@@ -134,7 +134,7 @@ def account_list(organisation: Organisation, as_json: Json = False) -> None:
 def account_withdraw(invitation: str, as_json: Json = False) -> None:
     """Withdraw an invitation, by its id (account list)."""
     number = read_uuid(invitation, "an invitation")
-    run(lambda pool: invitations.withdraw(pool, number))
+    run(lambda pool: invitations.end(pool, number))
     show({"id": number, "withdrawn": True}, as_json)
 
 

@@ -29,6 +29,7 @@ _NOTES = {
     "nobody": "There is no patient with that NHS number whose record you may open.",
     "device": "The device was not connected.",
     "disconnected": "It no longer signs in to your account.",
+    "caring": "You now care for somebody. Apps that you allow will ask you whose record to open.",
     "app": "The app can no longer use your record.",
 }
 _EVENTS = 10
@@ -177,7 +178,7 @@ async def _changing_open(request: Request) -> Session:
 
 def _check_last_factor(session: Session) -> None:
     account = session.account
-    if not account.is_patient and account.password_hash and account.passkeys + account.has_totp < 2:
+    if account.is_professional and account.password_hash and account.passkeys + account.has_totp < 2:
         raise HTTPException(403, "you need at least one passkey or authenticator app: add another first")
 
 

@@ -24,7 +24,7 @@ from carefolio.identity import clients, devices, grants, one_time, requests, sco
 from carefolio.identity.clients import Client
 from carefolio.identity.sessions import Session
 from carefolio.identity.token_server import AuthorizationError
-from carefolio.record import finding
+from carefolio.record import caring, finding
 from carefolio.record.access import Reader
 
 
@@ -104,7 +104,10 @@ async def _patient(pool: Pool, session: Session, client: Client, parameters: dic
         if session.patient_id not in (None, patient):
             raise AuthorizationError("access_denied", "this session is for another patient alone")
         return patient
-    return session.account.record_id or session.patient_id
+    if session.patient_id or session.account.is_professional:
+        return session.patient_id
+    # Who cares for others says whose record it is.
+    return None if await caring.records(pool, session.account.id) else session.account.record_id
 
 
 def _open_to(session: Session, scope: str) -> str:
@@ -117,18 +120,22 @@ def _open_to(session: Session, scope: str) -> str:
 async def _picker(
     request: Request, session: Session, client: Client, reference: str, who: str | None = None, *, chosen: bool = True
 ) -> Response:
-    """Whose record: for a professional, among those that his organisation contributes to."""
+    """Whose record: for a professional, among those that he sees; else one's own, or of whom one cares for."""
     asked, who = who, (who or "").strip()[:100]
     found: list[dict[str, Any]] = []
-    if who and session.account.organisation_id:
-        reader = Reader(f"account/{session.account.id}", session.account.organisation_id, account=session.account.id)
+    if not session.account.is_professional:
+        account, pool = session.account, await database.pool()
+        records = [*filter(None, [account.record_id]), *await caring.records(pool, account.id)]
+        found = await finding.named(pool, Reader.of_person(account.id, None, account.record_id), records)
+    elif who:
+        reader = Reader.of_person(session.account.id, session.account.organisation_id, None)
         found = await finding.patients(await database.pool(), reader, who)
     errors = {} if chosen else {"p1": "Choose a patient"}
-    if asked is not None and not who:
+    if asked is not None and not who and session.account.is_professional:
         errors = {"who": "Enter a family name or an NHS number"}
     return pages.page(
         request, "patient.html", status=400 if errors else 200, session=session, client=client.row, reference=reference,
-        who=who, found=found, errors=errors,
+        who=who, found=found, errors=errors, searching=session.account.is_professional,
     )  # fmt: skip
 
 
@@ -158,8 +165,8 @@ async def _consent(
     if "none" in prompts:
         return await _tell(pool, reference, parameters, "consent_required", "the person has not allowed this")
     name = None
-    if patient and session.account.organisation_id:
-        reader = Reader(f"account/{session.account.id}", session.account.organisation_id, account=session.account.id)
+    if patient and patient != session.account.record_id:
+        reader = Reader.of_person(session.account.id, session.account.organisation_id, session.account.record_id)
         name = await finding.name_of(pool, reader, patient)
     return pages.page(
         request, "consent.html", session=session, client=client.row, reference=reference, patient=patient,

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, RootModel
 from starlette.exceptions import HTTPException
 
-from carefolio.doors.rest import PATIENT, PROFESSIONAL, Call, Endpoint, number
+from carefolio.doors.rest import ANYBODY, PATIENT, PROFESSIONAL, Call, Endpoint, number
 from carefolio.fhir.definitions import resource_types
 from carefolio.identity import accounts, grants
-from carefolio.record import access_log, caseload, choosing_labels, glass, reading_report, sharing
+from carefolio.record import access_log, caring, caseload, choosing_labels, glass, reading_report, sharing
 from carefolio.record.access_log import Look
+from carefolio.record.caring import Waiting
 from carefolio.record.consents import Sharing
 from carefolio.record.ids import internal_id
 from carefolio.record.reading_report import Finding
@@ -27,12 +28,24 @@ class _Said(BaseModel):
 
 
 class Wanted(_Said):
-    """What somebody may see: labels (none say no), until when, and whether what its author restricted too."""
+    """What somebody may see: labels (none say no), until when, whether what its author restricted too; and whether a
+    carer ``acts`` in the patient's name.
+    """
 
     role: Literal["team", "professional", "carer"]
     labels: list[Label]
     until: AwareDatetime | None = None
     confidential: bool = False
+    acts: bool = False
+
+
+class NewCarer(_Said):
+    """Whom to invite as a carer: he sees these labels, until then, and ``acts`` in the patient's name or not."""
+
+    email: Annotated[str, Field(max_length=254, pattern=r"^[^\x00]*$")]
+    labels: list[Label]
+    acts: bool = False
+    until: AwareDatetime | None = None
 
 
 class Switch(_Said):
@@ -62,6 +75,16 @@ class Sharings(BaseModel):
 
     on: bool
     sharings: list[Sharing]
+
+
+class CarerShown(RootModel[Waiting]):
+    """A carer who was invited and has not come yet."""
+
+
+class Carers(BaseModel):
+    """The invitations of carers that were not used yet; who has come is among the sharings."""
+
+    invitations: list[Waiting]
 
 
 class Looks(BaseModel):
@@ -137,7 +160,7 @@ async def put_sharing(call: Call) -> Any:
     said: Wanted = call.body
     return await sharing.share(
         call.pool, call.reader, call.patient, call.number("grantee"), said.role, said.labels, until=said.until,
-        confidential=said.confidential,
+        confidential=said.confidential, acts=said.acts,
     )  # fmt: skip
 
 
@@ -147,6 +170,21 @@ async def delete_sharing(call: Call) -> None:
     if not known:
         raise HTTPException(404, "nothing is shared with this grantee")
     await sharing.share(call.pool, call.reader, call.patient, grantee, known[0].role, ())
+
+
+async def list_carers(call: Call) -> Any:
+    return {"invitations": await caring.waiting(call.pool, call.reader, call.patient)}
+
+
+async def invite_carer(call: Call) -> Any:
+    said: NewCarer = call.body
+    return await caring.invite(
+        call.pool, call.reader, call.patient, said.email, said.labels, acts=said.acts, until=said.until
+    )
+
+
+async def withdraw_carer(call: Call) -> None:
+    await caring.withdraw(call.pool, call.reader, call.patient, call.number("invitation"))
 
 
 async def switch_sharing(call: Call) -> None:
@@ -249,6 +287,13 @@ ENDPOINTS = (
     Endpoint("PUT", f"{_OF}/sharings/{{grantee}}", put_sharing, "Sharing", "u",
              "share with a team, a professional or a carer, by label", (PATIENT,), body=Wanted, answer=SharingShown),
     Endpoint("DELETE", f"{_OF}/sharings/{{grantee}}", delete_sharing, "Sharing", "u", "share no more", (PATIENT,)),
+    Endpoint("GET", f"{_OF}/carers", list_carers, "Sharing", "r", "carers who were invited and have not come yet",
+             ANYBODY, answer=Carers),
+    Endpoint("POST", f"{_OF}/carers", invite_carer, "Sharing", "u",
+             "invite a carer: by the patient, or by an organisation for a child", ANYBODY, body=NewCarer,
+             answer=CarerShown, status=201),
+    Endpoint("DELETE", f"{_OF}/carers/{{invitation}}", withdraw_carer, "Sharing", "u", "withdraw an invitation",
+             ANYBODY),
     Endpoint("PUT", f"{_OF}/sharing", switch_sharing, "Sharing", "u", "stop sharing altogether, or share again",
              (PATIENT,), body=Switch),
     Endpoint("PUT", f"{_OF}/items/{{type}}/{{id}}/label", label_item, "Sharing", "u", "choose an item's privacy label",

@@ -39,12 +39,9 @@ def reader_of(token: Token, request: Request | None = None) -> Reader:
     if token.account_id is None:
         assert token.organisation_id is not None
         return Reader(f"client/{token.client_id}", token.organisation_id, token.scope, moment)
-    # A patient contributes as himself, under the number of his record.
-    contributor = token.record_id or token.organisation_id
-    assert contributor is not None
-    return Reader(
-        f"account/{token.account_id} client/{token.client_id}", contributor, token.scope, moment, token.record_id,
-        token.patient_id, token.account_id,
+    return Reader.of_person(
+        token.account_id, token.organisation_id, token.record_id, client=token.client_id, scope=token.scope, at=moment,
+        patient=token.patient_id,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from carefolio.record.resources import Operation
 
 async def with_practitioner(pool: Pool, account: Account) -> None:
     """Make it at the first time that an app asks who its user is."""
-    if account.is_patient or account.practitioner_id or account.organisation_id is None:
+    if account.practitioner_id or account.organisation_id is None:
         return
     # The account's own number: made twice it is the same one.
     number = account.id

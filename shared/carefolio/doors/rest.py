@@ -33,6 +33,7 @@ from carefolio.record.sharing import SharingError
 
 BASE = "/api/v1"
 PATIENT, PROFESSIONAL, SYSTEM = "patient", "professional", "system"
+ANYBODY = (PATIENT, PROFESSIONAL, SYSTEM)
 _LONGEST = 256 * 1024
 MOST = 200
 COUNT = 50
@@ -160,7 +161,7 @@ def _handler(endpoint: Endpoint, present: Endpoint | None) -> Callable[[Request]
 
 async def _call(endpoint: Endpoint, request: Request, *, reading: bool = True) -> Call:
     token = await authorised(request, endpoint.area, endpoint.right)
-    kind = SYSTEM if token.account_id is None else PATIENT if token.record_id else PROFESSIONAL
+    kind = SYSTEM if token.account_id is None else PROFESSIONAL if token.organisation_id else PATIENT
     reader = _reader(token)
     call = Call(request, token, reader, await database.pool(), request.path_params, dict(request.query_params))
     if kind not in endpoint.who:
@@ -182,12 +183,11 @@ async def _call(endpoint: Endpoint, request: Request, *, reading: bool = True) -
 
 
 def _reader(token: Token) -> Reader:
-    contributor = token.record_id or token.organisation_id
-    assert contributor is not None
     if token.account_id is None:
-        return Reader(f"client/{token.client_id}", contributor, token.scope)
-    return Reader(f"account/{token.account_id} client/{token.client_id}", contributor, token.scope, own=token.record_id,
-                  patient=token.patient_id, account=token.account_id)  # fmt: skip
+        assert token.organisation_id is not None
+        return Reader(f"client/{token.client_id}", token.organisation_id, token.scope)
+    return Reader.of_person(token.account_id, token.organisation_id, token.record_id, client=token.client_id,
+                            scope=token.scope, patient=token.patient_id)  # fmt: skip
 
 
 def needs_body(model: type[BaseModel]) -> bool:

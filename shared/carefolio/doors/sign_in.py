@@ -15,9 +15,12 @@ from carefolio.doors import pages
 from carefolio.doors.pages import Form
 from carefolio.identity import accounts, factors, invitations, providers, security_events, sessions, sign_in, throttle
 from carefolio.identity.accounts import AccountError
+from carefolio.identity.invitations import Invitation
 from carefolio.identity.security_events import SecurityEvent
 from carefolio.identity.sessions import Session
 from carefolio.identity.sign_in import RefusedError
+from carefolio.record import caring
+from carefolio.record.sharing import SharingError
 
 _NOTES = {
     "out": "You have signed out.",
@@ -223,17 +226,32 @@ async def register(request: Request) -> Response:
         text = "The code and the date of birth do not belong together, or the invitation is over"
         return _register(request, form, "code", {"code": text})
     await throttle.clear(pool, throttle.INVITATION, browser.address)
+    session = await pages.session_of(request)
+    if invitation.caring and session is not None and session.is_open:
+        return await _care(request, form, invitation, session)
     if form.get("stage") != "account":
         return _register(request, form, "account", name=invitation.name, email=invitation.email or "")
     name = form.get("name").strip()
     if not name or len(name) > 100 or not name.isprintable():
         return _register(request, form, "account", {"name": "Enter your name"})
     try:
-        await invitations.accept(pool, invitation, name, form.get("email"), form.get("password"))
+        begin = caring.begin if invitation.caring else None
+        await invitations.accept(pool, invitation, name, form.get("email"), form.get("password"), begin)
     except AccountError as error:
         place = "email" if "e-mail" in str(error) else "password"
         return _register(request, form, "account", {place: str(error)})
     return RedirectResponse("/login?note=registered", 303)
+
+
+async def _care(request: Request, form: Form, invitation: Invitation, session: Session) -> Response:
+    """Somebody who is signed in accepts to care for a patient, when he has seen for which account."""
+    if form.get("stage") != "caring":
+        return _register(request, form, "caring", account=session.account.name, email=session.account.email or "")
+    try:
+        await caring.accept(await database.pool(), invitation, session.account)
+    except (AccountError, SharingError) as error:
+        return _register(request, form, "code", {"code": f"{str(error)[:1].upper()}{str(error)[1:]}"})
+    return RedirectResponse("/account?note=caring", 303)
 
 
 def _date(form: Form) -> date | None:

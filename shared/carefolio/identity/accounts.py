@@ -1,4 +1,6 @@
-"""Accounts: a patient's opens his own record, a professional's what his organisation may see."""
+"""Accounts: a patient's opens his own record, a professional's what his organisation may see, a carer's what others
+share with him.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class AccountError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """``record_id`` of a patient, ``organisation_id`` and ``teams`` of a professional."""
+    """``record_id`` of a patient, ``organisation_id`` of a professional; a carer has neither."""
 
     id: uuid.UUID
     kind: str
@@ -45,8 +47,8 @@ class Account:
     ended: bool
 
     @property
-    def is_patient(self) -> bool:
-        return self.kind == "patient"
+    def is_professional(self) -> bool:
+        return self.kind == "professional"
 
     @property
     def has_strong_factor(self) -> bool:

@@ -279,7 +279,9 @@ async def _reused(pool: Pool, table: str, value: str) -> None:
 
 
 async def may_open(pool: Pool, account: Account, patient: uuid.UUID) -> bool:
-    """Whether a person may choose this record: his own, or one that his organisation contributes to."""
+    """Whether a person may choose this record: his own, one that his organisation contributes to, or one that he
+    cares for.
+    """
     return bool(
         await pool.fetchval(
             """
@@ -287,11 +289,15 @@ async def may_open(pool: Pool, account: Account, patient: uuid.UUID) -> bool:
                 SELECT FROM record own JOIN record asked USING (person_id) WHERE own.id = $2 AND asked.id = $1
             ) OR EXISTS (
                 SELECT FROM resource WHERE id = $1 AND type = 'Patient' AND organisations @> ARRAY[$3::uuid]
+            ) OR EXISTS (
+                SELECT FROM sharing WHERE record_id = $1 AND grantee = $4 AND role = 'carer' AND labels <> '{}'
+                AND ended_at IS NULL AND ends_at > now()
             )
             """,
             patient,
             account.record_id,
             account.organisation_id,
+            account.id,
         )
     )
 

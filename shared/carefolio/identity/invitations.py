@@ -1,7 +1,8 @@
 """Invitations: how somebody gets an account.
 
 A patient's comes from an organisation that holds a record of him, by letter or e-mail, and is used with the date of
-birth that the record has. What is wrong is never told apart: the code, the date, or an invitation that is over.
+birth that the record has; a carer's (carefolio.record.caring) by e-mail, and with the date of the one he is to care
+for. What is wrong is never told apart: the code, the date, or an invitation that is over.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -17,7 +18,7 @@ import asyncpg
 
 from carefolio.cloud.database import Connection, Pool
 from carefolio.identity import accounts, letters, passwords, sealed, security_events
-from carefolio.identity.accounts import AccountError, email_key
+from carefolio.identity.accounts import Account, AccountError, email_key
 from carefolio.identity.security_events import SecurityEvent
 
 DAYS = 30
@@ -29,20 +30,28 @@ _NHS_NUMBER = "https://fhir.nhs.uk/Id/nhs-number"
 
 
 @dataclass(frozen=True, slots=True)
+class CaringOffer:
+    """What a carer is invited to see of a record, until when, and whether he ``acts`` in its patient's name."""
+
+    record: uuid.UUID
+    labels: tuple[str, ...]
+    acts: bool
+    until: datetime | None
+    invited_by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Invitation:
-    """A living invitation."""
+    """A living invitation; ``caring`` of a carer. A patient's own has no organisation where he invites a carer."""
 
     id: uuid.UUID
     kind: str
     record_id: uuid.UUID | None
-    organisation_id: uuid.UUID
+    organisation_id: uuid.UUID | None
     teams: tuple[uuid.UUID, ...]
     name: str
     email: str | None
-
-    @property
-    def is_patient(self) -> bool:
-        return self.kind == "patient"
+    caring: CaringOffer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +115,57 @@ async def invite_professional(
     return made
 
 
+async def invite_carer(
+    connection: Connection, offer: CaringOffer, email: str, organisation: uuid.UUID | None
+) -> uuid.UUID:
+    """Invite a carer, in the caller's transaction; an older invitation of the same address ends. Raises AccountError.
+
+    Whoever invites does not learn the code, nor whether the address has an account.
+    """
+    email = accounts.checked_email(email)
+    await connection.execute(
+        """
+        UPDATE invitation SET used_at = now()
+        WHERE used_at IS NULL AND kind = 'carer' AND record_id = $1 AND lower(email) = lower($2)
+        """,
+        offer.record,
+        email,
+    )
+    code, expires = _new_code(), datetime.now(UTC) + timedelta(days=DAYS)
+    number: uuid.UUID = await connection.fetchval(
+        """
+        INSERT INTO invitation (digest, kind, record_id, organisation_id, email, expires_at, labels, acts, until,
+                                invited_by)
+        VALUES ($1, 'carer', $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id
+        """,
+        sealed.mac("invitation", code), offer.record, organisation, email, expires, list(offer.labels), offer.acts,
+        offer.until, offer.invited_by,
+    )  # fmt: skip
+    inviter = await connection.fetchval(
+        "SELECT coalesce((SELECT name FROM organisation WHERE id = $1),"
+        " (SELECT name FROM account WHERE record_id = $2 AND ended_at IS NULL), 'A patient')",
+        organisation,
+        offer.record,
+    )
+    await security_events.record(connection, SecurityEvent.INVITED, detail="carer")
+    await letters.write(connection, "caring", email, inviter=inviter, acts=offer.acts, code=_shown(code),
+                        until=f"{expires.day} {expires:%B %Y}")  # fmt: skip
+    return number
+
+
+def _new_code() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+
+
+def _shown(code: str) -> str:
+    return "-".join(code[at : at + 4] for at in range(0, _LENGTH, 4))
+
+
 async def _invite(
     connection: Connection, kind: str, organisation: uuid.UUID, *, name: str, email: str | None,
     record: uuid.UUID | None = None, teams: Sequence[uuid.UUID] = (),
 ) -> NewInvitation:  # fmt: skip
-    code = "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+    code = _new_code()
     expires = datetime.now(UTC) + timedelta(days=DAYS)
     await connection.execute(
         """
@@ -127,7 +182,7 @@ async def _invite(
         expires,
     )
     until = f"{expires.day} {expires:%B %Y}"
-    shown = "-".join(code[at : at + 4] for at in range(0, _LENGTH, 4))
+    shown = _shown(code)
     await security_events.record(connection, SecurityEvent.INVITED, detail=kind)
     if email:
         title = await connection.fetchval("SELECT name FROM organisation WHERE id = $1", organisation)
@@ -147,7 +202,8 @@ async def _invite(
 async def _withdraw(connection: Connection, *, record: uuid.UUID | None = None, email: str | None = None) -> None:
     """A new invitation ends the older ones."""
     await connection.execute(
-        "UPDATE invitation SET used_at = now() WHERE used_at IS NULL AND (record_id = $1 OR lower(email) = lower($2))",
+        "UPDATE invitation SET used_at = now() WHERE used_at IS NULL AND kind <> 'carer'"
+        " AND (record_id = $1 OR lower(email) = lower($2))",
         record,
         email,
     )
@@ -164,9 +220,16 @@ async def waiting(pool: Pool, organisation: uuid.UUID) -> list[asyncpg.Record]:
     )
 
 
-async def withdraw(pool: Pool, number: uuid.UUID) -> None:
-    """End an invitation. Raises AccountError."""
-    done = await pool.execute("UPDATE invitation SET used_at = now() WHERE id = $1 AND used_at IS NULL", number)
+async def end(pool: Pool | Connection, number: uuid.UUID, organisation: uuid.UUID | None = None) -> None:
+    """End an invitation (of an ``organisation``, where one is given). Raises AccountError."""
+    done = await pool.execute(
+        """
+        UPDATE invitation SET used_at = now()
+        WHERE id = $1 AND used_at IS NULL AND ($2::uuid IS NULL OR organisation_id = $2)
+        """,
+        number,
+        organisation,
+    )
     if done != "UPDATE 1":
         raise AccountError(f"there is no living invitation {number}")
 
@@ -190,8 +253,13 @@ async def proven(pool: Pool, code: str, born: date | None) -> Invitation | None:
     return invitation
 
 
-async def accept(pool: Pool, invitation: Invitation, name: str, email: str, password: str) -> None:
-    """Make the account of an invitation, which is then used. Raises AccountError.
+Begin = Callable[[Connection, Invitation, Account], Awaitable[None]]
+
+
+async def accept(
+    pool: Pool, invitation: Invitation, name: str, email: str, password: str, begin: Begin | None = None
+) -> None:
+    """Make the account of an invitation, which is then used; ``begin`` in the same transaction. Raises AccountError.
 
     Where the address has an account, its owner is written to and nothing else is done: whoever asks sees no difference.
     """
@@ -203,15 +271,15 @@ async def accept(pool: Pool, invitation: Invitation, name: str, email: str, pass
             await passwords.hashed(password)
             await letters.write(connection, "email-taken", email, name=known.name)
         else:
-            await _use(connection, invitation.id)
+            await use(connection, invitation)
             made = await accounts.add(
                 connection,
                 kind=invitation.kind,
                 name=name,
                 email=email,
                 password=password,
-                record=invitation.record_id,
-                organisation=None if invitation.is_patient else invitation.organisation_id,
+                record=invitation.record_id if invitation.kind == "patient" else None,
+                organisation=invitation.organisation_id if invitation.kind == "professional" else None,
                 teams=invitation.teams,
                 # Its code came by a letter to this very address.
                 verified=invitation.email is not None and email_key(invitation.email) == email_key(email),
@@ -219,11 +287,16 @@ async def accept(pool: Pool, invitation: Invitation, name: str, email: str, pass
             await security_events.record(
                 connection, SecurityEvent.ACCOUNT_MADE, account=made.id, detail=invitation.kind
             )
+            if begin is not None:
+                await begin(connection, invitation, made)
     letters.kick()
 
 
-async def _use(connection: Connection, number: uuid.UUID) -> None:
-    used = await connection.execute("UPDATE invitation SET used_at = now() WHERE id = $1 AND used_at IS NULL", number)
+async def use(connection: Connection, invitation: Invitation) -> None:
+    """An invitation is used, in the caller's transaction. Raises AccountError."""
+    used = await connection.execute(
+        "UPDATE invitation SET used_at = now() WHERE id = $1 AND used_at IS NULL", invitation.id
+    )
     if used != "UPDATE 1":
         raise AccountError("This invitation has been used already")
 
@@ -265,6 +338,10 @@ def plain(code: str) -> str:
 
 
 def _invitation(row: asyncpg.Record) -> Invitation:
+    caring = None
+    if row["kind"] == "carer":
+        caring = CaringOffer(row["record_id"], tuple(row["labels"]), row["acts"], row["until"], row["invited_by"])
     return Invitation(
-        row["id"], row["kind"], row["record_id"], row["organisation_id"], tuple(row["teams"]), row["name"], row["email"]
-    )
+        row["id"], row["kind"], row["record_id"], row["organisation_id"], tuple(row["teams"]), row["name"],
+        row["email"], caring,
+    )  # fmt: skip

@@ -124,7 +124,7 @@ async def second_factor(
     await throttle.clear(pool, throttle.MAIL, str(session.account.id))
     if level == "weak":
         await accounts.verified(pool, session.account)
-        if not session.account.is_patient or session.account.must_enrol:
+        if session.account.is_professional or session.account.must_enrol:
             # The letter proves the address; what opens records is added next.
             return await sessions.renew(pool, session, stage="enrol", level="none", methods=[*session.methods, method])
     return await opened(pool, session, level, [*session.methods, method, "mfa"], browser)

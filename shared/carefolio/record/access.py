@@ -23,7 +23,7 @@ class Reader:
 
     ``at`` is the first moment after the one as of which he reads; None for now. ``own`` is the record of a patient who
     reads (and contributes: then ``organisation_id`` is its number too), ``patient`` the one that his app was opened
-    for. ``account`` is a person's, None where a system reads.
+    for. ``account`` is a person's, None where a system reads. ``acts_for``: the patient in whose name a carer acts.
     """
 
     actor: str
@@ -33,6 +33,37 @@ class Reader:
     own: uuid.UUID | None = None
     patient: uuid.UUID | None = None
     account: uuid.UUID | None = None
+    acts_for: uuid.UUID | None = None
+
+    @classmethod
+    def of_person(
+        cls,
+        account: uuid.UUID,
+        organisation: uuid.UUID | None,
+        own: uuid.UUID | None,
+        *,
+        client: str = "",
+        scope: str | None = None,
+        at: datetime | None = None,
+        patient: uuid.UUID | None = None,
+    ) -> Reader:
+        """A professional of an organisation, the patient of his ``own`` record, or a carer, who may have neither.
+
+        A patient contributes as himself, under the number of his record, and a carer under the patient's; of himself
+        alone he contributed nothing.
+        """
+        actor = f"account/{account} client/{client}" if client else f"account/{account}"
+        acts_for = patient if organisation is None and patient != own else None
+        return cls(actor, own or organisation or account, scope, at, own, patient, account, acts_for)
+
+    @property
+    def is_professional(self) -> bool:
+        return self.account is not None and self.own is None and self.organisation_id != self.account
+
+    @property
+    def contributor(self) -> uuid.UUID:
+        """Under whose number he writes."""
+        return self.acts_for or self.organisation_id
 
     def may(self, kind: str, right: str) -> bool:
         """Whether the scope allows ``right`` (a letter of ``cruds``) on a type: what a search goes through counts."""
@@ -40,8 +71,8 @@ class Reader:
 
     def confined(self, kind: str, right: str) -> uuid.UUID | None:
         """The record outside of which he writes nothing of a type; None where his organisation is the only bound."""
-        if self.own is not None:
-            return self.own
+        if self.acts_for is not None or self.own is not None:
+            return self.acts_for or self.own
         if self.scope is None or "patient" not in scopes.contexts(self.scope):
             return None
         free = scopes.permits(self.scope, kind, right, "user")
@@ -70,20 +101,22 @@ def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> s
     app find. A system client reads what its organisation contributed, a professional what his teams did. (Values that
     must not matter to a plan are in subqueries, so that plans are the same for everybody and need not be made anew.)
     """
+    contexts = scopes.contexts(reader.scope or "")
+    # An app that was opened for his own record: what others share with him is another's.
+    alone = reader.own is not None and reader.own == reader.patient and set(contexts) == {"patient"}
     if reader.own is not None:
         predicate = _of_record(reader.own, arguments, table)
         predicate += f" AND ({table}.available_from IS NULL OR {table}.available_from <= now())"
     else:
         arguments.append([reader.organisation_id])
         predicate = f"{table}.organisations @> (SELECT ${len(arguments)}::uuid[])"
-    if reader.account is not None:
+    if reader.account is not None and not alone:
         arguments.append(reader.account)
         account = f"(SELECT ${len(arguments)}::uuid)"
         if reader.own is None:
             predicate += f" AND {_of_his_teams(account, table)} OR {_is_directory(table)}"
         predicate = f"({predicate} OR {_shared_with(account, table)})"
     predicate += f" AND {_not_frozen(table)}"
-    contexts = scopes.contexts(reader.scope or "")
     found = [_in_context(context, len(contexts) > 1, reader, arguments, table) for context in contexts]
     if not all(found):
         # One of the contexts is all that he may read.
@@ -157,7 +190,7 @@ def _in_context(context: str, several: bool, reader: Reader, arguments: list[Any
     if types is not None:
         # A type's name has letters alone (scopes.read_scope).
         conditions.append(f"{table}.type IN ({', '.join(repr(kind) for kind in types)})" if types else "false")
-    if context == "patient" and (reader.own is None or reader.patient != reader.own):
+    if context == "patient" and (several or reader.own is None or reader.patient != reader.own):
         conditions.append(_of_record(reader.patient, arguments, table) if reader.patient else "false")
     for kind, queries in scopes.restrictions(scope, context).items():
         allowed = " OR ".join(f"({_found(kind, query, reader, arguments)})" for query in queries)

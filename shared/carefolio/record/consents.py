@@ -24,7 +24,8 @@ _CODES = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode"}
 class Sharing:
     """Who (a team or an account) sees which labels of a record; none: the patient said no.
 
-    ``contributed``: a team that sees what it contributed itself, whatever is shared.
+    ``contributed``: a team that sees what it contributed itself, whatever is shared; ``acts``: a carer who adds to it
+    in the patient's name.
     """
 
     grantee: uuid.UUID
@@ -35,6 +36,7 @@ class Sharing:
     labels: tuple[str, ...]
     confidential: bool
     contributed: bool
+    acts: bool
     since: datetime
     until: datetime | None
 
@@ -57,7 +59,8 @@ async def write_consent(
                                  "display": "information recipient"}]},
             "reference": who,
         }],
-        "action": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentaction", "code": "access"}]}],
+        "action": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentaction", "code": action}]}
+                   for action in (("access", "collect") if made.acts else ("access",))],
     }  # fmt: skip
     if says_yes:
         provision["securityLabel"] = [{"system": labels.SYSTEM, "code": label} for label in made.labels]

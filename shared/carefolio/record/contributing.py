@@ -11,6 +11,7 @@ from carefolio.cloud.database import Connection
 from carefolio.fhir.definitions import compartment, search_parameters
 from carefolio.fhir.errors import error
 from carefolio.fhir.paths import compile_path
+from carefolio.mapping.codes import BASE
 from carefolio.record.access import Reader, are_open, team_of
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references
@@ -19,18 +20,26 @@ from carefolio.record.labels import ALWAYS_GENERAL, GENERAL, label_in
 from carefolio.record.rows import Row
 from carefolio.record.write import Origin
 
+AUTHOR = f"{BASE}/CodeSystem/author"
+
 
 async def for_whom(
     connection: Connection, reader: Reader, origin: Origin, rows: Sequence[Row], patients: Sequence[uuid.UUID]
 ) -> Origin:
-    """People add to the records that they see, a professional for his team. Raises FhirError."""
+    """People add to the records that they see: a professional for his team, a carer in the patient's name, where the
+    patient lets him. Raises FhirError.
+    """
     if reader.account is None:
         return origin
     new = {row.id for row in rows if row.type == "Patient" and row.version == 1}
     known = [patient for patient in patients if patient not in new]
     if known and not await are_open(connection, reader, known):
         raise error(422, "business-rule", "the record is not open to this person")
-    if reader.own is not None:
+    if reader.acts_for is not None:
+        if not await acts(connection, reader, reader.acts_for):
+            raise error(403, "forbidden", "the carer reads this record, and does not write in its patient's name")
+        return replace(origin, welcome=True)
+    if not reader.is_professional:
         return origin
     return replace(origin, team_id=await team_of(connection, reader.account), welcome=True)
 
@@ -41,9 +50,43 @@ async def new_label(connection: Connection, reader: Reader, resource: dict[str, 
         return GENERAL
     if (brought := label_in(resource)) != GENERAL:
         return brought
-    professional = reader.account if reader.own is None else None
-    team = await team_of(connection, professional) if professional is not None else None
+    team = await team_of(connection, reader.account) if reader.account and reader.is_professional else None
     return await label_by_origin(connection, team, [patient], resource)
+
+
+async def acts(connection: Connection, reader: Reader, record: uuid.UUID) -> bool:
+    """Whether the patient of a record lets a carer act in his name."""
+    return bool(
+        await connection.fetchval(
+            """
+            SELECT EXISTS (
+                SELECT FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+                WHERE asked.id = $1 AND s.grantee = $2 AND s.role = 'carer' AND s.acts AND s.labels <> '{}'
+                AND s.ended_at IS NULL AND s.ends_at > now() AND asked.sharing_off_at IS NULL
+            )
+            """,
+            record,
+            reader.account,
+        )
+    )
+
+
+async def marked(connection: Connection, reader: Reader, resource: dict[str, Any]) -> dict[str, Any]:
+    """The resource with the mark of who wrote it, where it was its patient, or a carer in his name (meta.tag).
+
+    Nobody else sets it.
+    """
+    meta = resource.get("meta") or {}
+    tags = [tag for tag in meta.get("tag", ()) if tag.get("system") != AUTHOR]
+    if reader.acts_for is not None:
+        name = await connection.fetchval("SELECT name FROM account WHERE id = $1", reader.account)
+        tags.append({"system": AUTHOR, "code": "carer", "display": name})
+    elif reader.own is not None:
+        tags.append({"system": AUTHOR, "code": "patient"})
+    if tags == meta.get("tag", []):
+        return resource
+    meta = {name: value for name, value in meta.items() if name != "tag"} | ({"tag": tags} if tags else {})
+    return {name: value for name, value in resource.items() if name != "meta"} | ({"meta": meta} if meta else {})
 
 
 def patient_of(resource: dict[str, Any], number: uuid.UUID) -> uuid.UUID | None:

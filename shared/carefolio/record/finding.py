@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from carefolio.cloud.database import Pool
@@ -30,10 +31,15 @@ async def patients(pool: Pool, reader: Reader, who: str) -> list[dict[str, Any]]
     return await _shown(pool, reader, wanted, arguments)
 
 
+async def named(pool: Pool, reader: Reader, patients: Sequence[uuid.UUID]) -> list[dict[str, Any]]:
+    """These patients as a list shows them, as far as the reader sees them."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    return await _shown(pool, reader, f"id = ANY({arguments.add(list(patients))})", arguments)
+
+
 async def name_of(pool: Pool, reader: Reader, patient: uuid.UUID) -> str | None:
     """How a record calls its person, with the date of birth, as the reader may know."""
-    arguments = Arguments(organisation_id=reader.organisation_id)
-    found = await _shown(pool, reader, f"id = {arguments.add(patient)}", arguments)
+    found = await named(pool, reader, [patient])
     return f"{found[0]['name']}, born {found[0]['born']}" if found else None
 
 

@@ -26,7 +26,7 @@ async def break_glass(
 ) -> datetime:
     """Open a record for a professional while his ``session`` lasts; returns until when at most. Raises SharingError."""
     reason = " ".join(reason.split())[:1000]
-    if reader.account is None or reader.own is not None:
+    if not reader.is_professional:
         raise SharingError("only a professional breaks the glass", forbidden=True)
     if session is None:
         raise SharingError("sign in to break the glass: an app that goes on without you cannot", forbidden=True)

@@ -26,7 +26,7 @@ from carefolio.fhir.validation import validate
 from carefolio.record import integrity, masking, national, parameters, search
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.consents import GRANTEE
-from carefolio.record.contributing import for_whom, new_label, patient_of
+from carefolio.record.contributing import for_whom, marked, new_label, patient_of
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import logical_id
 from carefolio.record.references import names_of, resolved
@@ -147,7 +147,7 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
 async def _commit(
     connection: Connection, reader: Reader, operations: Sequence[Operation], *, locking: bool
 ) -> list[Result]:
-    origin = Origin(uuid7(), reader.actor, organisation_id=reader.organisation_id, app=True)
+    origin = Origin(uuid7(), reader.actor, organisation_id=reader.contributor, app=True)
     made = _Commit(reader, datetime.now(UTC), origin)
     work = [_Work(operation) for operation in operations]
     await _lock_queries(connection, operations)
@@ -290,7 +290,7 @@ async def _know(connection: Connection, made: _Commit, work: Sequence[_Work], *,
             connection, made.reader, each.operation.type, each.operation.method, each.current.patient_id
         ):
             raise error(403, "forbidden", "the resource is outside of the record that is open", each.operation.place)
-        if each.current and made.reader.organisation_id not in each.current.organisations:
+        if each.current and made.reader.contributor not in each.current.organisations:
             raise error(403, "forbidden", "the resource is not this client's to change", each.operation.place)
 
 
@@ -341,6 +341,7 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
         resource = copy.copy(operation.resource or {})
     resource["id"] = work.id
     resource = await resolved(connection, made.reader, resource, made.names, operation.place)
+    resource = await marked(connection, made.reader, resource)
     row_made = await _row(connection, made, work, resource)
     if row_made is None:
         assert current is not None
@@ -371,9 +372,9 @@ def check(resource: Any, kind: str, place: str = "") -> None:
 async def _row(connection: Connection, made: _Commit, work: _Work, resource: dict[str, Any]) -> Row | None:
     current = work.current
     assert work.number is not None
-    organisations = [made.reader.organisation_id]
+    organisations = [made.reader.contributor]
     if current is not None:
-        organisations = list(dict.fromkeys([*current.organisations, made.reader.organisation_id]))
+        organisations = list(dict.fromkeys([*current.organisations, made.reader.contributor]))
     patient = patient_of(resource, work.number)
     if not await may_write_into(connection, made.reader, work.operation.type, work.operation.method, patient):
         raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)

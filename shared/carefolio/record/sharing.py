@@ -56,51 +56,72 @@ async def share(
     *,
     until: datetime | None = None,
     confidential: bool = False,
+    acts: bool = False,
 ) -> Sharing:
     """Share a record: the patient's word about a grantee from now on; no labels say no. Raises SharingError.
 
-    It is kept with his own record: of one that is joined to it by mistake he says nothing that outlasts the join.
+    ``acts``: a carer adds to it in the patient's name. It is kept with the patient's own record: of one that is joined
+    to it by mistake he says nothing that outlasts the join.
     """
-    chosen = checked(wanted)
     if until is not None and until <= datetime.now(UTC):
         raise SharingError("until: the end lies in the past")
     if role not in (TEAM, PROFESSIONAL, CARER):
         raise SharingError("role: one of team, professional, carer")
     if confidential and role == CARER:
         raise SharingError("confidential: a carer does not see what its author restricted")
+    if acts and role != CARER:
+        raise SharingError("acts: only a carer acts in the patient's name")
 
     async def work(connection: Connection) -> Sharing:
-        await _lock(connection, record)
+        await lock(connection, record)
         await check_decides(connection, reader, record)
-        assert reader.own is not None
-        own = reader.own
         # To say no to somebody who is not here any more is always possible.
-        if chosen and await name_of(connection, grantee, role) is None:
+        if wanted and await name_of(connection, grantee, role) is None:
             raise SharingError(f"there is no such {role}")
         if role != TEAM and grantee == reader.account:
             raise SharingError("you see your own record anyway")
-        end = until
-        if role == CARER and (grown := await _sixteen(connection, own)) is not None:
-            # From his sixteenth birthday on he decides himself, anew.
-            end = grown if end is None or end > grown else end
-        await _end(connection, reader, record, grantee)
-        number: uuid.UUID = await connection.fetchval(
-            """
-            INSERT INTO sharing (record_id, grantee, role, kind, labels, confidential, contributed, created_by, ends_at)
-            VALUES ($1, $2, $3, 'explicit', $4, $5, EXISTS (
-                SELECT FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
-                WHERE asked.id = $1 AND s.grantee = $2 AND s.contributed
-            ), $6, coalesce($7::timestamptz, 'infinity')) RETURNING id
-            """,
-            own, grantee, role, chosen, confidential, reader.actor, end,
-        )  # fmt: skip
-        await keep(connection, reader.actor, "share", patients=[own], grantee=str(grantee), role=role,
-                   labels=chosen, until=end)  # fmt: skip
-        [made] = await _of(connection, own, number)
-        await write_consent(connection, reader, own, number, made)
-        return made
+        return await write(connection, reader, record, grantee, role, wanted, until=until, confidential=confidential,
+                           acts=acts)  # fmt: skip
 
     return await retried(pool, work)
+
+
+async def write(
+    connection: Connection,
+    reader: Reader,
+    record: uuid.UUID,
+    grantee: uuid.UUID,
+    role: str,
+    wanted: Sequence[str],
+    *,
+    until: datetime | None = None,
+    confidential: bool = False,
+    acts: bool = False,
+) -> Sharing:
+    """What ``share`` does, in the caller's transaction and by his word. Raises SharingError for labels."""
+    chosen = checked(wanted)
+    assert reader.own is not None
+    own = reader.own
+    if role == CARER and (grown := await sixteen(connection, own)) is not None:
+        # From his sixteenth birthday on he decides himself, anew.
+        until = grown if until is None or until > grown else until
+    await _end(connection, reader, record, grantee)
+    number: uuid.UUID = await connection.fetchval(
+        """
+        INSERT INTO sharing (record_id, grantee, role, kind, labels, confidential, contributed, created_by, ends_at,
+                             acts)
+        VALUES ($1, $2, $3, 'explicit', $4, $5, EXISTS (
+            SELECT FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+            WHERE asked.id = $1 AND s.grantee = $2 AND s.contributed
+        ), $6, coalesce($7::timestamptz, 'infinity'), $8) RETURNING id
+        """,
+        own, grantee, role, chosen, confidential, reader.actor, until, acts,
+    )  # fmt: skip
+    await keep(connection, reader.actor, "share", patients=[own], grantee=str(grantee), role=role,
+               labels=chosen, until=until, acts=acts)  # fmt: skip
+    [made] = await _of(connection, own, number)
+    await write_consent(connection, reader, own, number, made)
+    return made
 
 
 async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Sharing]:
@@ -120,7 +141,7 @@ async def is_on(pool: Pool | Connection, record: uuid.UUID) -> bool:
     )
 
 
-async def is_of_organisation(pool: Pool, record: uuid.UUID, organisation: uuid.UUID) -> bool:
+async def is_of_organisation(pool: Pool | Connection, record: uuid.UUID, organisation: uuid.UUID) -> bool:
     """Whether an organisation contributes to a record."""
     return bool(
         await pool.fetchval(
@@ -142,7 +163,7 @@ async def switch(pool: Pool, reader: Reader, record: uuid.UUID, *, on: bool) -> 
     """
 
     async def work(connection: Connection) -> None:
-        await _lock(connection, record)
+        await lock(connection, record)
         await check_decides(connection, reader, record)
         await connection.execute(
             """
@@ -192,7 +213,7 @@ async def _frozen_by_others(pool: Pool, record: uuid.UUID, organisation: uuid.UU
 
 async def _set_frozen(pool: Pool, actor: str, record: uuid.UUID, reason: str | None) -> None:
     async def work(connection: Connection) -> None:
-        await _lock(connection, record)
+        await lock(connection, record)
         done = await connection.fetch(
             """
             UPDATE record SET frozen_at = CASE WHEN $3::text IS NOT NULL THEN coalesce(frozen_at, now()) END,
@@ -242,7 +263,7 @@ async def name_of(connection: Connection, number: uuid.UUID, role: str) -> str |
         found = await connection.fetchval(
             """
             SELECT name FROM account
-            WHERE id = $1 AND ended_at IS NULL AND (organisation_id IS NOT NULL) = ($2 = 'professional')
+            WHERE id = $1 AND ended_at IS NULL AND (kind = 'professional') = ($2 = 'professional')
             """,
             number,
             role,
@@ -250,7 +271,7 @@ async def name_of(connection: Connection, number: uuid.UUID, role: str) -> str |
     return found
 
 
-async def _sixteen(connection: Connection, record: uuid.UUID) -> datetime | None:
+async def sixteen(connection: Connection, record: uuid.UUID) -> datetime | None:
     """His sixteenth birthday, where it is yet to come."""
     found: datetime | None = await connection.fetchval(
         """
@@ -281,7 +302,7 @@ async def _end(connection: Connection, reader: Reader, record: uuid.UUID, grante
     )
 
 
-async def _lock(connection: Connection, record: uuid.UUID) -> None:
+async def lock(connection: Connection, record: uuid.UUID) -> None:
     """Lock all records of the person, so that none is joined or parted meanwhile; waits for who is about to."""
     locked: list[uuid.UUID] = []
     while True:
@@ -301,7 +322,7 @@ async def _lock(connection: Connection, record: uuid.UUID) -> None:
 async def _of(connection: Pool | Connection, record: uuid.UUID, number: uuid.UUID | None = None) -> list[Sharing]:
     rows = await connection.fetch(
         """
-        SELECT s.grantee, s.role, s.kind, s.labels, s.confidential, s.contributed, s.created_at,
+        SELECT s.grantee, s.role, s.kind, s.labels, s.confidential, s.contributed, s.acts, s.created_at,
                nullif(s.ends_at, 'infinity'::timestamptz) AS until, coalesce(team.name, account.name, '') AS name,
                coalesce(organisation.name, '') AS organisation
         FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
@@ -319,7 +340,7 @@ async def _of(connection: Pool | Connection, record: uuid.UUID, number: uuid.UUI
     return [
         Sharing(
             row["grantee"], row["role"], row["kind"], row["name"], row["organisation"], tuple(row["labels"]),
-            row["confidential"], row["contributed"], row["created_at"], row["until"],
+            row["confidential"], row["contributed"], row["acts"], row["created_at"], row["until"],
         )
         for row in rows
     ]  # fmt: skip
