@@ -12,6 +12,7 @@ from carefolio.cloud.database import Pool
 from carefolio.commands.terminal import Json, Organisation, UsageError, actor, run, show
 from carefolio.identity import registration, registry, sender_settings, teams
 from carefolio.identity.sender_settings import SenderSettings, Stored, with_assignments
+from carefolio.record import directory
 from carefolio.record.labels import LABELS
 
 organisation_app = typer.Typer(no_args_is_help=True, help="Organisations, by ODS code.")
@@ -42,11 +43,13 @@ def team_add(
 
     async def work(pool: Pool) -> teams.Team:
         try:
-            return await teams.add(
+            made = await teams.add(
                 pool, await registry.organisation_id(pool, organisation), actor(), name, label, labels
             )
         except teams.TeamError as error:
             raise UsageError(str(error)) from None
+        await directory.publish(pool, made.id, actor())
+        return made
 
     made = run(work)
     show({"id": made.id, "organisation": organisation, "name": made.name, "label": made.label,

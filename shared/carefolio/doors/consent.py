@@ -23,11 +23,13 @@ Label = Literal["general", "mental-health", "sexual-health", "social-care"]
 _Reason = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"^[^\x00]*$")]
 
 
-class _Said(BaseModel):
+class Said(BaseModel):
+    """The body of a request: nothing in it that is not known."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Wanted(_Said):
+class Wanted(Said):
     """What somebody may see: labels (none say no), until when, whether what its author restricted too; and whether a
     carer ``acts`` in the patient's name.
     """
@@ -39,7 +41,7 @@ class Wanted(_Said):
     acts: bool = False
 
 
-class NewCarer(_Said):
+class NewCarer(Said):
     """Whom to invite as a carer: he sees these labels, until then, and ``acts`` in the patient's name or not."""
 
     email: Annotated[str, Field(max_length=254, pattern=r"^[^\x00]*$")]
@@ -48,19 +50,19 @@ class NewCarer(_Said):
     until: AwareDatetime | None = None
 
 
-class Switch(_Said):
+class Switch(Said):
     """Whether anything is shared at all."""
 
     on: bool
 
 
-class Labelled(_Said):
+class Labelled(Said):
     """A privacy label."""
 
     label: Label
 
 
-class Why(_Said):
+class Why(Said):
     """A reason, which the patient reads too."""
 
     reason: _Reason

@@ -97,13 +97,15 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.answer is not None:
         schema = {"$ref": f"#/components/schemas/{endpoint.answer.__name__}"}
         done["content"] = {"application/json": {"schema": schema}}
+    if endpoint.media:
+        done["content"] = {endpoint.media: {"schema": {"type": "string", "format": "binary"}}}
     said: dict[str, Any] = {
         "operationId": endpoint.work.__name__,
         "summary": endpoint.summary,
         "tags": [endpoint.area],
         "security": [{"oauth2": [_scope(endpoint, who)]} for who in endpoint.who],
         "parameters": parameters,
-        "responses": {str(endpoint.status if endpoint.answer is not None else 204): done}
+        "responses": {str(endpoint.status if endpoint.answer is not None or endpoint.media else 204): done}
         | {str(code): failed for code in (400, 401, 403, 404, 409, 412, 413, 415, 422, 502, 503)},
     }
     if endpoint.body is not None:
@@ -128,7 +130,7 @@ def page(endpoints: Sequence[Endpoint]) -> str:
         for each in listed:
             scopes = ", ".join(_scope(each, who) for who in each.who)
             body = _members(each.body) if each.body else ""
-            answer = _members(each.answer) if each.answer else "204"
+            answer = _members(each.answer) if each.answer else each.media or "204"
             parts.append(f"<tr><td><code>{each.method} {escape(BASE + each.path)}</code><td>{escape(each.summary)}"
                          f"<td><code>{escape(scopes)}</code><td>{escape(body)}<td>{escape(answer)}</tr>")  # fmt: skip
         parts.append("</table>")

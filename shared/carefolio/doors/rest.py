@@ -95,7 +95,8 @@ class Endpoint:
     """``path`` is below /api/v1; the scope is ``area`` and ``right``; ``answer`` None: 204.
 
     ``who`` may call: a patient's, a professional's or a system's token. ``query``: further parameters and what they
-    mean; ``paged``: a list with ``count`` and ``cursor``.
+    mean; ``paged``: a list with ``count`` and ``cursor``; ``media`` of an answer that is a file; ``longest``
+    body, in bytes.
     """
 
     method: str
@@ -110,6 +111,8 @@ class Endpoint:
     status: int = 200
     query: tuple[tuple[str, str], ...] = ()
     paged: bool = False
+    media: str = ""
+    longest: int = _LONGEST
 
 
 def number(text: str) -> uuid.UUID:
@@ -153,7 +156,7 @@ def _handler(endpoint: Endpoint, present: Endpoint | None) -> Callable[[Request]
         except SharingError as refused:
             if refused.forbidden:
                 await _note(call, endpoint)
-            raise HTTPException(403 if refused.forbidden else 422, str(refused)) from None
+            raise HTTPException(refused.status, str(refused)) from None
 
     handle.__name__ = endpoint.work.__name__
     return handle
@@ -178,7 +181,7 @@ async def _call(endpoint: Endpoint, request: Request, *, reading: bool = True) -
         if cursor := call.query.get("cursor"):
             call.after = call.read_cursor(cursor)
     if endpoint.body is not None and reading:
-        call.body = _read(endpoint.body, await read_body(request, _LONGEST))
+        call.body = _read(endpoint.body, await read_body(request, endpoint.longest))
     return call
 
 
@@ -207,6 +210,8 @@ def _read(model: type[BaseModel], body: bytes) -> BaseModel:
 
 
 def _answer(call: Call, endpoint: Endpoint, made: Any) -> Response:
+    if isinstance(made, Response):
+        return made
     if endpoint.answer is None:
         return Response(status_code=204)
     body = _json(made)

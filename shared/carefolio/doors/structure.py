@@ -9,27 +9,24 @@ import uuid
 from collections.abc import Awaitable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, Field, RootModel
 from starlette.exceptions import HTTPException
 
-from carefolio.doors.consent import Label
+from carefolio.doors.consent import Label, Said
 from carefolio.doors.rest import PROFESSIONAL, SYSTEM, Call, Endpoint
 from carefolio.identity import teams
 from carefolio.identity.teams import Member, Team, TeamError
+from carefolio.record import directory
 from carefolio.record.sharing import SharingError
 
 T = TypeVar("T")
 
 
-class _Said(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class TeamLabels(_Said):
+class TeamLabels(Said):
     """The label of what a team contributes, and those of what it sees of its patients."""
 
     label: Label = "general"
-    labels: list[Label] = ["general"]
+    labels: list[Label] = Field(default=["general"])
 
 
 class NewTeam(TeamLabels):
@@ -38,13 +35,13 @@ class NewTeam(TeamLabels):
     name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
 
 
-class Place(_Said):
+class Place(Said):
     """What somebody is in a team."""
 
     coordinator: bool = False
 
 
-class Roles(_Said):
+class Roles(Said):
     """Somebody's roles in his organisation."""
 
     roles: list[Literal["administrator", "privacy-officer"]]
@@ -73,7 +70,9 @@ async def list_teams(call: Call) -> Any:
 async def add_team(call: Call) -> Any:
     await administrator(call)
     said: NewTeam = call.body
-    return await _told(teams.add(call.pool, *_who(call), said.name, said.label, said.labels))
+    made = await _told(teams.add(call.pool, *_who(call), said.name, said.label, said.labels))
+    await directory.publish(call.pool, made.id, call.reader.actor)
+    return made
 
 
 async def change_team(call: Call) -> Any:
@@ -94,12 +93,14 @@ async def put_member(call: Call) -> None:
     team, account = call.number("team"), call.number("account")
     await administrator(call, team)
     await _told(teams.join(call.pool, *_who(call), team, account, coordinator=call.body.coordinator))
+    await directory.publish(call.pool, team, call.reader.actor)
 
 
 async def delete_member(call: Call) -> None:
     team, account = call.number("team"), call.number("account")
     await administrator(call, team)
     await _told(teams.leave(call.pool, *_who(call), team, account))
+    await directory.publish(call.pool, team, call.reader.actor, left=account)
 
 
 async def put_roles(call: Call) -> None:

@@ -15,7 +15,8 @@ _SCOPE = re.compile(r"(system|patient|user)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|rea
 # What is ours and not FHIR's (how a sender was set up, who is invited, which extracts come) is never in a scope for
 # all types.
 OURS = frozenset({
-    "AccessLog", "Extract", "Freeze", "Glass", "Invitation", "Message", "Provider", "Sender", "Sharing", "Team",
+    "AccessLog", "Audit", "Client", "Code", "Correction", "Extract", "Freeze", "Glass", "Invitation", "Join", "Message",
+    "Provider", "Purge", "Sender", "Sharing", "Team", "Trace",
 })  # fmt: skip
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
 OPENID = "openid"

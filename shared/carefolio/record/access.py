@@ -91,7 +91,10 @@ _COLUMNS = (
 
 
 # What is nobody's and everybody needs, to read his own: who did it, where, with what.
-SHARED = ("Device", "HealthcareService", "Location", "Medication", "Organization", "Practitioner", "PractitionerRole")
+SHARED = (
+    "CareTeam", "Device", "HealthcareService", "Location", "Medication", "Organization", "Practitioner",
+    "PractitionerRole",
+)  # fmt: skip
 
 
 def readable(reader: Reader, arguments: list[Any], table: str = "resource") -> str:

@@ -93,7 +93,7 @@ async def withdraw(pool: Pool, reader: Reader, record: uuid.UUID, number: uuid.U
     async with pool.acquire() as connection, connection.transaction():
         await _may_invite(connection, reader, record)
         if number not in [each.id for each in await _waiting(connection, record)]:
-            raise SharingError("there is no such invitation")
+            raise SharingError("there is no such invitation", missing=True)
         await invitations.end(connection, number)
 
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from carefolio.cloud.database import Connection
+from carefolio.cloud.database import Connection, Pool
 from carefolio.record.labels import GENERAL
 
 _SNOMED = "http://snomed.info/sct"
@@ -19,7 +19,7 @@ def concepts(resource: dict[str, Any]) -> list[str]:
     return [each["code"] for each in codings if each.get("system") == _SNOMED and str(each.get("code", "")).isdigit()]
 
 
-async def of_team(connection: Connection, team: uuid.UUID | None, records: Sequence[uuid.UUID]) -> str:
+async def of_team(connection: Connection | Pool, team: uuid.UUID | None, records: Sequence[uuid.UUID]) -> str:
     """What a team contributes to a person's records: as the patient chose, or the team."""
     if team is None:
         return GENERAL

@@ -308,7 +308,8 @@ def _check_twice(work: Sequence[_Work]) -> None:
 async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     operation, current = work.operation, work.current
     live = current is not None and current.live
-    if live and current is not None and current.content is not None and GRANTEE in current.content:
+    consent = current.content if live and current is not None and operation.type == "Consent" else None
+    if consent is not None and GRANTEE in consent:
         raise error(422, "business-rule", "what is shared is changed by REST, not by its Consent", operation.place)
     if operation.if_match is not None and (not live or current is None or not _matches(operation.if_match, current)):
         raise error(412, "conflict", "the resource has another version", operation.place)

@@ -21,11 +21,19 @@ _MOST = 500
 
 
 class SharingError(Exception):
-    """What was asked for cannot be; the text is for the person who asked. ``forbidden``: it is not his to decide."""
+    """What was asked for cannot be; the text is for the person who asked.
 
-    def __init__(self, reason: str, *, forbidden: bool = False) -> None:
+    ``forbidden``: it is not his to decide; ``missing``: nothing is there, for him.
+    """
+
+    def __init__(self, reason: str, *, forbidden: bool = False, missing: bool = False) -> None:
         super().__init__(reason)
-        self.forbidden = forbidden
+        self.forbidden, self.missing = forbidden, missing
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return 403 if self.forbidden else 404 if self.missing else 422
 
 
 async def decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> bool:

@@ -123,7 +123,7 @@ STATEMENTS = (
             due := v.available_from IS NULL OR v.available_from <= now();
             IF v.patient_id IS NULL THEN
                 opens := v.organisations @> ARRAY[$3] OR v.type = ANY('{Device, HealthcareService, Location,
-                    Medication, Organization, Practitioner, PractitionerRole}');
+                    Medication, Organization, Practitioner, PractitionerRole, CareTeam}');
             ELSE
                 IF v.patient_id IS DISTINCT FROM of_patient THEN
                     of_patient := v.patient_id;

@@ -1,4 +1,4 @@
-"""Carers: invited by e-mail, with or without a record of their own; what they may do in the patient's name."""
+"""Carers, who act in a patient's name; what patients ask of organisations: corrections, answers to messages."""
 
 from alembic import op
 
@@ -21,6 +21,41 @@ STATEMENTS = (
     """,
     "CREATE INDEX invitation_record ON invitation (record_id) WHERE used_at IS NULL",
     "ALTER TABLE sharing ADD COLUMN acts boolean NOT NULL DEFAULT false CHECK (role = 'carer' OR NOT acts)",
+    # What a patient says is wrong in an item, and what the organisation that sent it says to that.
+    """
+    CREATE TABLE correction (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        record_id uuid NOT NULL REFERENCES record,
+        organisation_id uuid NOT NULL REFERENCES organisation,
+        resource_type text NOT NULL,
+        resource_id uuid NOT NULL,
+        version int NOT NULL,
+        text text NOT NULL,
+        asked_by text NOT NULL,
+        asked_at timestamptz NOT NULL DEFAULT now(),
+        status text NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'done', 'refused')),
+        answer text,
+        answered_by text,
+        answered_at timestamptz
+    )
+    """,
+    "CREATE INDEX correction_record ON correction (record_id, asked_at)",
+    "CREATE INDEX correction_organisation ON correction (organisation_id, status, asked_at)",
+    # Of a patient with a team; its messages are Communications in his record.
+    """
+    CREATE TABLE conversation (
+        id uuid PRIMARY KEY,
+        record_id uuid NOT NULL REFERENCES record,
+        team_id uuid NOT NULL REFERENCES team,
+        topic text NOT NULL,
+        begun_at timestamptz NOT NULL DEFAULT now(),
+        last_at timestamptz NOT NULL DEFAULT now(),
+        waits_for text NOT NULL CHECK (waits_for IN ('team', 'patient')),
+        ended_at timestamptz
+    )
+    """,
+    "CREATE INDEX conversation_record ON conversation (record_id, last_at)",
+    "CREATE INDEX conversation_team ON conversation (team_id, last_at)",
 )
 
 

@@ -1,0 +1,222 @@
+"""Messages of a patient and a team: each a Communication in his record, with the privacy label of the team's things."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.identity import letters
+from carefolio.mapping.codes import BASE
+from carefolio.record import resources
+from carefolio.record.access import Reader
+from carefolio.record.arguments import Arguments
+from carefolio.record.consents import GRANTEE
+from carefolio.record.corrections import check_speaks, checked, tell_patient
+from carefolio.record.items import Item, chosen_items
+from carefolio.record.labelling import of_team
+from carefolio.record.labels import GENERAL, SYSTEM
+from carefolio.record.resources import Operation
+from carefolio.record.search_terms import condition
+from carefolio.record.sharing import SharingError
+
+CONVERSATION = f"{BASE}/Id/conversation"
+TEAM, PATIENT = "team", "patient"
+_LONGEST_TOPIC = 200
+_MOST_MESSAGES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """``waits_for`` says whose turn it is, ``ended`` that the team closed it."""
+
+    id: uuid.UUID
+    patient: uuid.UUID
+    team: str
+    team_id: uuid.UUID
+    organisation: str
+    topic: str
+    begun_at: datetime
+    last_at: datetime
+    waits_for: str
+    ended: bool
+
+
+async def begin(pool: Pool, reader: Reader, record: uuid.UUID, team: uuid.UUID, topic: str, text: str) -> Conversation:
+    """Write to a team (or, as its member, to a patient) for the first time. Raises SharingError and FhirError."""
+    topic, said = " ".join(checked("topic", topic).split()), checked("text", text)
+    if len(topic) > _LONGEST_TOPIC:
+        raise SharingError(f"topic: at most {_LONGEST_TOPIC} characters")
+    number = uuid.uuid4()
+    async with pool.acquire() as connection, connection.transaction():
+        await _check(connection, reader, record, team)
+        await connection.execute(
+            "INSERT INTO conversation (id, record_id, team_id, topic, waits_for) VALUES ($1, $2, $3, $4, $5)",
+            number, record, team, topic, _other(reader),
+        )  # fmt: skip
+        [made] = await _found(connection, "conversation.id = $1", number)
+    try:
+        await _say(pool, reader, made, said)
+    except BaseException:
+        await pool.execute("DELETE FROM conversation WHERE id = $1", number)
+        raise
+    return made
+
+
+async def reply(pool: Pool, reader: Reader, number: uuid.UUID, text: str) -> Conversation:
+    """Go on with a conversation. Raises SharingError and FhirError."""
+    said = checked("text", text)
+    async with pool.acquire() as connection, connection.transaction():
+        known = await _one(connection, reader, number)
+        if known.ended:
+            raise SharingError("the conversation is closed: begin another")
+        await _check(connection, reader, known.patient, known.team_id)
+        # Before the message is there: that a team looks for nothing is better than that it does not look.
+        await connection.execute(
+            "UPDATE conversation SET last_at = now(), waits_for = $2 WHERE id = $1", number, _other(reader)
+        )
+        [made] = await _found(connection, "conversation.id = $1", number)
+    await _say(pool, reader, made, said)
+    return made
+
+
+async def close(pool: Pool, reader: Reader, number: uuid.UUID) -> None:
+    """The team has done what was asked for. Raises SharingError."""
+    async with pool.acquire() as connection, connection.transaction():
+        known = await _one(connection, reader, number)
+        if not reader.is_professional:
+            raise SharingError("a team closes a conversation", forbidden=True)
+        await connection.execute("UPDATE conversation SET ended_at = now() WHERE id = $1", known.id)
+
+
+async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Conversation]:
+    """A patient's conversations, the latest first. Raises SharingError."""
+    async with pool.acquire() as connection:
+        await check_speaks(connection, reader, record)
+        return await _found(
+            connection,
+            "record_id IN (SELECT every.id FROM record asked JOIN record every USING (person_id) WHERE asked.id = $1)",
+            record,
+        )
+
+
+async def inbox(pool: Pool, reader: Reader, *, waiting: bool = True) -> list[Conversation]:
+    """What is written to the teams of a professional, the oldest that waits first."""
+    async with pool.acquire() as connection:
+        found = await _found(
+            connection,
+            "team_id IN (SELECT team_id FROM account_team WHERE account_id = $1) AND conversation.ended_at IS NULL"
+            " AND (waits_for = 'team' OR NOT $2)",
+            reader.account, waiting,
+        )  # fmt: skip
+    return found[::-1]
+
+
+async def read(pool: Pool, reader: Reader, number: uuid.UUID) -> tuple[Conversation, list[Item]]:
+    """A conversation and its messages, the first first, as far as the reader sees them. Raises SharingError."""
+    async with pool.acquire() as connection:
+        known = await _one(connection, reader, number)
+        arguments = Arguments(organisation_id=reader.organisation_id)
+        wanted = condition("Communication", "identifier", f"{CONVERSATION}|{number}", arguments)
+        found = await chosen_items(connection, reader, known.patient, f"type = 'Communication' AND {wanted}", arguments,
+                                   count=_MOST_MESSAGES)  # fmt: skip
+    return known, found[::-1]
+
+
+def _other(reader: Reader) -> str:
+    return PATIENT if reader.is_professional else TEAM
+
+
+async def _one(connection: Connection, reader: Reader, number: uuid.UUID) -> Conversation:
+    found = await _found(connection, "conversation.id = $1", number)
+    if not found:
+        raise SharingError("there is no such conversation", missing=True)
+    if reader.is_professional:
+        if not await _is_member(connection, reader, found[0].team_id):
+            raise SharingError("there is no such conversation", missing=True)
+    else:
+        await check_speaks(connection, reader, found[0].patient)
+    return found[0]
+
+
+async def _check(connection: Connection, reader: Reader, record: uuid.UUID, team: uuid.UUID) -> None:
+    """Raise SharingError where the two do not speak: the one who writes, and a team that would not read it."""
+    if reader.is_professional:
+        if not await _is_member(connection, reader, team):
+            raise SharingError("you write for a team of yours", forbidden=True)
+    else:
+        await check_speaks(connection, reader, record)
+    label = await of_team(connection, team, [record])
+    if not await connection.fetchval(
+        """
+        SELECT EXISTS (
+            SELECT FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+            WHERE asked.id = $1 AND s.grantee = $2 AND s.role = 'team' AND $3 = ANY(s.labels)
+            AND s.ended_at IS NULL AND s.ends_at > now() AND asked.sharing_off_at IS NULL AND asked.frozen_at IS NULL
+        )
+        """,
+        record, team, label,
+    ):  # fmt: skip
+        raise SharingError("this team would not see the message: nothing of this kind is shared with it")
+
+
+async def _is_member(connection: Connection, reader: Reader, team: uuid.UUID) -> bool:
+    return bool(
+        await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM account_team WHERE account_id = $1 AND team_id = $2)", reader.account, team
+        )
+    )
+
+
+async def _say(pool: Pool, reader: Reader, conversation: Conversation, text: str) -> None:
+    """The message itself, and to a patient a letter that one has come."""
+    label = await of_team(pool, conversation.team_id, [conversation.patient])
+    patient = {"reference": f"Patient/{conversation.patient}"}
+    name = await pool.fetchval("SELECT name FROM account WHERE id = $1", reader.account)
+    team: dict[str, Any] = {
+        "type": "CareTeam",
+        "identifier": {"system": GRANTEE, "value": str(conversation.team_id)},
+        "display": conversation.team,
+    }
+    person = {"type": "Practitioner", "display": f"{name}, {conversation.team}"}
+    made: dict[str, Any] = {
+        "resourceType": "Communication",
+        "identifier": [{"system": CONVERSATION, "value": str(conversation.id)}],
+        "status": "completed",
+        "subject": patient,
+        "topic": {"text": conversation.topic},
+        "sent": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sender": person if reader.is_professional else patient | {"display": name},
+        "recipient": [patient if reader.is_professional else team],
+        "payload": [{"contentString": text}],
+    }
+    if label != GENERAL:
+        made["meta"] = {"security": [{"system": SYSTEM, "code": label}]}
+    await resources.commit(pool, reader, [Operation("POST", "Communication", resource=made)])
+    if reader.is_professional:
+        async with pool.acquire() as connection, connection.transaction():
+            await tell_patient(connection, conversation.patient, "message")
+        letters.kick()
+
+
+async def _found(connection: Connection, where: str, *arguments: object) -> list[Conversation]:
+    rows = await connection.fetch(
+        f"""
+        SELECT conversation.*, team.name AS team, organisation.name AS organisation FROM conversation
+        JOIN team ON team.id = team_id JOIN organisation ON organisation.id = team.organisation_id
+        WHERE {where} ORDER BY last_at DESC LIMIT 200
+        """,  # noqa: S608 - the condition is ours
+        *arguments,
+    )
+    return [_conversation(row) for row in rows]
+
+
+def _conversation(row: asyncpg.Record) -> Conversation:
+    return Conversation(
+        row["id"], row["record_id"], row["team"], row["team_id"], row["organisation"], row["topic"], row["begun_at"],
+        row["last_at"], row["waits_for"], row["ended_at"] is not None,
+    )  # fmt: skip

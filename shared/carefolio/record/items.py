@@ -1,0 +1,169 @@
+"""What a person reads of a record: its items by section, the newest first, with whom they come from.
+
+The portal, the REST lists and the PDF read by it; the rule of who sees what is that of every other door.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from carefolio.cloud.database import Connection, Pool
+from carefolio.fhir import text
+from carefolio.record.access import Reader, of_person, opened, readable, resources
+from carefolio.record.arguments import Arguments
+from carefolio.record.masking import masked
+from carefolio.record.search_terms import condition
+from carefolio.view.sections import SECTIONS, Section
+
+Place = tuple[datetime, uuid.UUID]
+_AT = "coalesce(date_from, last_updated)"
+_MOST_WORDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """``id`` is its FHIR id, ``number`` the record's own. ``at`` orders it: its clinical date, else when it came.
+
+    ``own``: the patient, or a carer in his name, wrote it; else ``organisations`` did, the first through ``team``.
+    """
+
+    type: str
+    id: str
+    number: uuid.UUID
+    version: int
+    at: datetime
+    changed: datetime
+    label: str
+    organisations: tuple[str, ...]
+    team: str
+    own: bool
+    resource: dict[str, Any]
+
+
+async def of_section(
+    pool: Pool | Connection, reader: Reader, record: uuid.UUID, section: Section, **asked: Any
+) -> list[Item]:
+    """A page of a section; what may be ``asked`` is that of ``of_kinds``."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    chosen = "true"
+    if section.category:
+        chosen = condition("Observation", "category", section.category, arguments)
+    elif "Observation" in section.kinds:
+        others = [each.category for each in SECTIONS.values() if each.category]
+        found = " OR ".join(condition("Observation", "category", category, arguments) for category in others)
+        chosen = f"NOT (type = 'Observation' AND ({found}))"
+    return await _page(pool, reader, record, section.kinds, chosen, arguments, **asked)
+
+
+async def of_kinds(
+    pool: Pool | Connection, reader: Reader, record: uuid.UUID, kinds: Sequence[str], **asked: Any
+) -> list[Item]:
+    """A page of several types together: a timeline.
+
+    Asked may be ``count``; ``after`` which place it begins; ``start`` and ``end`` of the days; ``words`` that are
+    somewhere in the item, all of them.
+    """
+    return await _page(pool, reader, record, kinds, "true", Arguments(organisation_id=reader.organisation_id), **asked)
+
+
+async def _page(
+    pool: Pool | Connection,
+    reader: Reader,
+    record: uuid.UUID,
+    kinds: Sequence[str],
+    chosen: str,
+    arguments: Arguments,
+    *,
+    count: int = 50,
+    after: Place | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    words: str = "",
+) -> list[Item]:
+    chosen += f" AND type = ANY({arguments.add([kind for kind in kinds if reader.may(kind, 'r')])}::text[])"
+    if start is not None:
+        chosen += f" AND {_AT} >= {arguments.add(start)}::timestamptz"
+    if end is not None:
+        chosen += f" AND {_AT} < {arguments.add(end)}::timestamptz"
+    for word in words.split()[:_MOST_WORDS]:
+        chosen += f" AND position({arguments.add(word.casefold())}::text in lower(content)) > 0"
+    return await chosen_items(pool, reader, record, chosen, arguments, count=count, after=after)
+
+
+async def by_code(
+    pool: Pool | Connection, reader: Reader, record: uuid.UUID, code: str, *, count: int = 200
+) -> list[Item]:
+    """The Observations of one code (``system|code``), the newest first. Raises SearchError."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    chosen = f"type = 'Observation' AND {condition('Observation', 'code', code, arguments)}"
+    return await chosen_items(pool, reader, record, chosen, arguments, count=count)
+
+
+async def one(pool: Pool | Connection, reader: Reader, record: uuid.UUID, number: uuid.UUID) -> Item | None:
+    """One item of a record, by the record's own number of it."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    found = await chosen_items(pool, reader, record, f"id = {arguments.add(number)}", arguments, count=1)
+    return found[0] if found else None
+
+
+async def several(
+    pool: Pool | Connection, reader: Reader, record: uuid.UUID, numbers: Sequence[uuid.UUID]
+) -> list[Item]:
+    """Items of a record by the record's own numbers, such as the results of a report."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    chosen = f"id = ANY({arguments.add(list(numbers))}::uuid[])"
+    return await chosen_items(pool, reader, record, chosen, arguments, count=len(numbers))
+
+
+async def chosen_items(
+    pool: Pool | Connection,
+    reader: Reader,
+    record: uuid.UUID,
+    chosen: str,
+    arguments: Arguments,
+    *,
+    count: int,
+    after: Place | None = None,
+) -> list[Item]:
+    """The items of a record that fulfil ``chosen``, whose values are in ``arguments``; their readers are noted."""
+    source, allowed = resources(reader, arguments.values), readable(reader, arguments.values)
+    records = of_person(f"{arguments.add([record])}::uuid[]", reader, arguments.values)
+    if after is not None:
+        chosen += f" AND ({_AT}, id) < ({arguments.add(after[0])}::timestamptz, {arguments.add(after[1])}::uuid)"
+    actor, organisation = arguments.add(reader.actor), arguments.add(reader.organisation_id)
+    rows = await pool.fetch(
+        f"""
+        WITH found AS (
+            SELECT id, version, type, patient_id, {_AT} AS at, last_updated, label, organisations, team_id
+            FROM {source} WHERE patient_id = ANY({records}) AND {allowed} AND {chosen}
+            ORDER BY {_AT} DESC, id DESC LIMIT {arguments.add(count)}
+        ), noted AS (
+            INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
+            SELECT {actor}::text, {organisation}::uuid, 'read', patient_id, string_agg(DISTINCT type, ',') FROM found
+            GROUP BY patient_id
+        )
+        SELECT found.*, opened.content, team.name AS team, organisations && {records} AS own, ARRAY(
+            SELECT name FROM organisation WHERE organisation.id = ANY(organisations) ORDER BY organisation.created_at
+        ) AS names
+        FROM found JOIN {opened(reader, arguments.values)} USING (id, version) LEFT JOIN team ON team.id = team_id
+        ORDER BY at DESC, id DESC
+        """,  # noqa: S608 - the predicates are ours, their values are arguments
+        *arguments.values,
+    )
+    contents = await masked(pool, reader, (row["content"] for row in rows), (row["id"] for row in rows))
+    return [_item(row, content) for row, content in zip(rows, contents, strict=True)]
+
+
+def _item(row: asyncpg.Record, content: str | None) -> Item:
+    assert content is not None
+    resource = text.loads(content)
+    return Item(
+        row["type"], resource["id"], row["id"], row["version"], row["at"], row["last_updated"], row["label"],
+        tuple(row["names"]), row["team"] or "", row["own"], resource,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What people read of a record: FHIR resources in plain words, pages, charts, a PDF. Knows no database."""
