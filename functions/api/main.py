@@ -10,9 +10,16 @@ from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door
-from carefolio.doors import consent, extracts, openapi, own_record, queues, rest, structure
+from carefolio.doors import consent, extracts, openapi, organisation, own_record, queues, rest, structure
 
-ENDPOINTS = (*consent.ENDPOINTS, *own_record.ENDPOINTS, *structure.ENDPOINTS, *queues.ENDPOINTS, *extracts.ENDPOINTS)
+ENDPOINTS = (
+    *consent.ENDPOINTS,
+    *own_record.ENDPOINTS,
+    *structure.ENDPOINTS,
+    *organisation.ENDPOINTS,
+    *queues.ENDPOINTS,
+    *extracts.ENDPOINTS,
+)
 
 
 async def document(_: Request) -> Response:

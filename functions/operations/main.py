@@ -13,7 +13,7 @@ from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
 from carefolio.identity import retention
-from carefolio.record import reindex, seals
+from carefolio.record import reindex, seals, trail_export
 
 
 async def sweep(request: Request) -> Response:
@@ -48,6 +48,14 @@ async def seal(request: Request) -> Response:
     return JSONResponse({"sealed": sealed})
 
 
+async def trail(request: Request) -> Response:
+    """POST /operations/trail: the audit trail of each day that is over, as a file beside the backup."""
+    await push.verify(request)
+    with span("trail"):
+        made = await trail_export.export(await database.pool())
+    return JSONResponse({"files": made})
+
+
 _APP = Door(
     "operations",
     [
@@ -55,6 +63,7 @@ _APP = Door(
         Route("/operations/search-parameters", search_parameters, methods=["POST"]),
         Route("/operations/forget", forget, methods=["POST"]),
         Route("/operations/seal", seal, methods=["POST"]),
+        Route("/operations/trail", trail, methods=["POST"]),
         *health_routes("/operations"),
     ],
     json_error,

@@ -214,6 +214,7 @@ async def test_manipulated_requests_are_refused(world: World) -> None:
     """Another's record, another's cursor, another client's scope, a token that was changed: each refused, and noted."""
     await world.state("general")
     patient, stranger, member = (world.people[name] for name in ("patient", "stranger", "member"))
+    await world.pool.execute("UPDATE account SET roles = '{}' WHERE id = $1", member.account)
     before = await world.pool.fetchval("SELECT count(*) FROM audit WHERE action = 'refused'")
     mine, others = patient.token(_PATIENT), stranger.token(_PATIENT)
     of = f"/patients/{world.patient}"
@@ -231,6 +232,43 @@ async def test_manipulated_requests_are_refused(world: World) -> None:
         (patient.token("patient/Glass.c"), "POST", f"{of}/glass", {"reason": "I want to see it"}),
         (patient.token("patient/Freeze.u"), "PUT", f"{of}/freeze", {"reason": "I want it closed"}),
         (tokens.issue("app", "system/Sharing.ru", organisation=uuid.uuid4()), "GET", f"{of}/sharings", None),
+        (patient.token("patient/AccessLog.r"), "GET", f"{of}/sharings", None),
+        (others, "GET", f"{of}/carers", None),
+        (others, "POST", f"{of}/carers", {"email": "kin@example.org", "labels": [GENERAL]}),
+        (others, "DELETE", f"{of}/carers/{uuid.uuid4()}", None),
+        (stranger.token("patient/*.cruds"), "POST", f"{of}/measurements", {"kind": "weight", "values": ["70"]}),
+        (stranger.token("patient/*.cruds"), "POST", f"{of}/journal", {"text": "not his"}),
+        (stranger.token("patient/*.cruds"), "POST", f"{of}/symptoms", {"name": "not his"}),
+        (stranger.token("patient/*.cruds"), "POST", f"{of}/files", {"title": "x", "data": "JVBERi0="}),
+        (member.token("user/*.cruds"), "POST", f"{of}/measurements", {"kind": "weight", "values": ["70"]}),
+        (stranger.token("patient/Correction.cr"), "GET", f"{of}/corrections", None),
+        (stranger.token("patient/Correction.cr"), "POST", f"{of}/corrections", {"item": "Observation/1", "text": "x"}),
+        (member.token("user/Correction.us"), "GET", "/corrections", None),
+        (stranger.token("patient/*.cruds"), "GET", f"{of}/conversations", None),
+        (
+            stranger.token("patient/*.cruds"),
+            "POST",
+            f"{of}/conversations",
+            {"team": str(world.teams["b1"]), "topic": "x", "text": "x"},
+        ),
+        (
+            member.token("user/*.cruds"),
+            "POST",
+            f"{of}/conversations",
+            {"team": str(world.teams["a1"]), "topic": "x", "text": "x"},
+        ),
+        (member.token("user/Audit.s"), "GET", f"/audit?patient={world.patient}", None),
+        (
+            member.token("user/Purge.cs"),
+            "POST",
+            "/purges",
+            {"patient": str(world.patient), "reason": "to hide what I did", "messages": [str(uuid.uuid4())]},
+        ),
+        (member.token("user/Client.cds"), "POST", "/clients", {"name": "x", "scope": "system/*.cruds"}),
+        (member.token("user/Sender.crus"), "GET", "/senders", None),
+        (member.token("user/Trace.cs"), "POST", f"{of}/trace", None),
+        (member.token("user/Join.cds"), "POST", "/joins", {"survivor": str(world.patient), "other": str(stranger.own)}),
+        (member.token("user/Invitation.cds"), "POST", "/invitations", {"name": "Me Too", "email": "me@example.org"}),
     ]
     for token, method, path, body in refused:
         reply = await ask(world, token, method, path, body)

@@ -40,6 +40,9 @@ class Settings:
     files_url: str
     region: str
     function_url: str
+    pds_url: str
+    pds_token_url: str
+    pds_client_id: str
 
     @property
     def production(self) -> bool:
@@ -85,6 +88,10 @@ def settings() -> Settings:
         region=env.get("REGION", "europe-west2"),
         # Where a function is called inside the cloud; {function} stands for its name.
         function_url=env.get("FUNCTION_URL", "http://internal"),
+        # The national register of patients; empty where no agreement lets us ask.
+        pds_url=env.get("PDS_URL", "").rstrip("/"),
+        pds_token_url=env.get("PDS_TOKEN_URL", ""),
+        pds_client_id=env.get("PDS_CLIENT_ID", ""),
     )
 
 

@@ -66,6 +66,34 @@ def _sharing(change: Callable[[Pool], Awaitable[None]]) -> None:
     run(work)
 
 
+@record_app.command("purge")
+def record_purge(
+    patient: str,
+    reason: Annotated[str, typer.Option(help="Why; kept, and read by the patient.")],
+    message: Annotated[list[str] | None, typer.Option(help="A message that is not his; may repeat.")] = None,
+    item: Annotated[
+        list[str] | None, typer.Option(metavar="TYPE/ID", help="What an app wrote, or was moved; may repeat.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take misfiled data out of a record for good: out of every version, and as of every moment."""
+    from carefolio.record import decisions, purging
+    from carefolio.record.ids import internal_id
+
+    messages = [read_uuid(each, "a message") for each in message or ()]
+    items = [internal_id(*each.partition("/")[::2]) for each in item or ()]
+
+    async def work(pool: Pool) -> purging.Purge:
+        number = read_uuid(patient, "a patient")
+        try:
+            return await purging.purge(pool, actor(), number, reason, messages=messages, items=items)
+        except decisions.DecisionError as error:
+            raise UsageError(str(error)) from None
+
+    made = run(work)
+    show({"purge": made.id, "messages": len(messages), "items": len(items), "versions": made.versions}, as_json)
+
+
 @record_app.command("join")
 def record_join(survivor: str, other: str, as_json: Json = False) -> None:
     """Join two records of one person: OTHER's is from now on SURVIVOR's too. Nothing moves."""

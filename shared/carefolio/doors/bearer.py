@@ -24,8 +24,14 @@ async def authorised(request: Request, kind: str, right: str) -> tokens.Token:
     except tokens.InvalidTokenError as error:
         challenge = f'Bearer realm="carefolio", error="invalid_token", error_description="{error.reason}"'
         raise HTTPException(401, error.reason, {"WWW-Authenticate": challenge}) from None
-    if kind and not scopes.permits(token.scope, kind, right):
+    if kind:
+        check_scope(token, kind, right)
+    return token
+
+
+def check_scope(token: tokens.Token, kind: str, right: str) -> None:
+    """Raise 403 where a token does not reach so far (RFC 6750 section 3.1)."""
+    if not scopes.permits(token.scope, kind, right):
         needed = f"{'system' if token.account_id is None else 'patient' if token.patient_id else 'user'}/{kind}.{right}"
         challenge = f'Bearer realm="carefolio", error="insufficient_scope", scope="{needed}"'
         raise HTTPException(403, f"the token lacks the scope {needed}", {"WWW-Authenticate": challenge})
-    return token

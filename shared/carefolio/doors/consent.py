@@ -221,12 +221,12 @@ async def break_glass(call: Call) -> Any:
 
 
 async def list_glasses(call: Call) -> Any:
-    await _has_role(call, "privacy-officer")
+    await has_role(call, "privacy-officer")
     return {"glasses": await glass.report(call.pool, call.reader.organisation_id, since=_since(call))}
 
 
 async def list_findings(call: Call) -> Any:
-    await _has_role(call, "privacy-officer")
+    await has_role(call, "privacy-officer")
     many = _number(call, "many", "100", 100_000)
     found = await reading_report.findings(call.pool, call.reader.organisation_id, since=_since(call), many=many)
     return {"findings": found}
@@ -264,14 +264,15 @@ async def list_patients(call: Call) -> Any:
     return {"patients": shown, "next": cursor}
 
 
-async def _has_role(call: Call, role: str) -> None:
+async def has_role(call: Call, role: str) -> None:
+    """Raise SharingError for who does not have a role."""
     if call.reader.account is None or not await accounts.has_role(call.pool, call.reader.account, role):
         raise sharing.SharingError(f"this is for a {role.replace('-', ' ')}", forbidden=True)
 
 
 async def _officer_of(call: Call) -> None:
     """A privacy officer of an organisation that contributes to the record."""
-    await _has_role(call, "privacy-officer")
+    await has_role(call, "privacy-officer")
     if not await sharing.is_of_organisation(call.pool, call.patient, call.reader.organisation_id):
         raise sharing.SharingError("the record is not one of this organisation's", forbidden=True)
 

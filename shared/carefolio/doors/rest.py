@@ -25,7 +25,7 @@ from starlette.routing import Route
 from carefolio.cloud import database
 from carefolio.cloud.database import Pool
 from carefolio.cloud.http import read_body
-from carefolio.doors.bearer import authorised
+from carefolio.doors.bearer import authorised, check_scope
 from carefolio.identity import sealed
 from carefolio.identity.tokens import Token
 from carefolio.record.access import Reader
@@ -157,16 +157,25 @@ def _handler(endpoint: Endpoint, present: Endpoint | None) -> Callable[[Request]
             if refused.forbidden:
                 await _note(call, endpoint)
             raise HTTPException(refused.status, str(refused)) from None
+        except HTTPException as refused:
+            if refused.status_code == 403:
+                await _note(call, endpoint)
+            raise
 
     handle.__name__ = endpoint.work.__name__
     return handle
 
 
 async def _call(endpoint: Endpoint, request: Request, *, reading: bool = True) -> Call:
-    token = await authorised(request, endpoint.area, endpoint.right)
+    token = await authorised(request, "", "")
     kind = SYSTEM if token.account_id is None else PROFESSIONAL if token.organisation_id else PATIENT
     reader = _reader(token)
     call = Call(request, token, reader, await database.pool(), request.path_params, dict(request.query_params))
+    try:
+        check_scope(token, endpoint.area, endpoint.right)
+    except HTTPException:
+        await _note(call, endpoint)
+        raise
     if kind not in endpoint.who:
         await _note(call, endpoint)
         raise HTTPException(403, f"this is for a {' or a '.join(endpoint.who)}, and the token is a {kind}'s")

@@ -109,6 +109,12 @@ async def invite_professional(
         known = await accounts.by_email(connection, email)
         if known and known.email_verified:
             raise AccountError("there is an account with this e-mail address already")
+        if await connection.fetchval(
+            "SELECT EXISTS (SELECT unnest($1::uuid[]) EXCEPT SELECT id FROM team WHERE organisation_id = $2)",
+            list(teams),
+            organisation,
+        ):
+            raise AccountError("teams: the organisation has not all of them")
         await _withdraw(connection, email=email)
         made = await _invite(connection, "professional", organisation, name=name, email=email, teams=teams)
     letters.kick()

@@ -11,6 +11,8 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
+import asyncpg
+
 from carefolio.cloud.database import Pool
 from carefolio.cloud.settings import Network
 from carefolio.identity import passwords
@@ -115,3 +117,16 @@ def _allowed(sender: Sender, address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         parsed = parsed.ipv4_mapped
     return any(parsed.version == network.version and parsed in network for network in sender.networks)
+
+
+async def of_organisation(pool: Pool, organisation: uuid.UUID, name: str | None = None) -> list[asyncpg.Record]:
+    """The senders of an organisation: name, username, networks."""
+    rows: list[asyncpg.Record] = await pool.fetch(
+        """
+        SELECT name, username, networks FROM sender
+        WHERE organisation_id = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name
+        """,
+        organisation,
+        name,
+    )
+    return rows

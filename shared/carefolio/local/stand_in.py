@@ -1,4 +1,4 @@
-"""A stand-in NHS login, a stand-in organisation's provider and a stand-in NHS App, with test people.
+"""A stand-in NHS login, organisation's provider, NHS App and national register of patients, with test people.
 
 They follow the published interfaces (NHS login's Interface Specification - Federation; OpenID Connect Core), for one
 machine: whoever is at the browser is whom he says he is.
@@ -25,7 +25,7 @@ from starlette.routing import Route, Router
 from carefolio.cloud import secrets
 from carefolio.cloud.database import Pool
 from carefolio.cloud.settings import settings
-from carefolio.identity import providers
+from carefolio.identity import demographics, providers
 
 KEY = "stand-in-key"
 CLIENT_KEY = "stand-in-client-key"
@@ -263,7 +263,58 @@ async def _nhs_app(request: Request) -> Response:
     return _page("Stand-in NHS App", rows)
 
 
-stand_ins = Router([*NHS_LOGIN.routes(), *ORGANISATION.routes(), Route("/stand-in/nhs-app", _nhs_app)])
+_PDS_TOKEN = "stand-in-pds-token"  # noqa: S105 - what the stand-in gives everybody who signs
+
+
+async def _pds_token(request: Request) -> Response:
+    """A token for who signs with our key (the API's client credentials with a signed JWT)."""
+    form = dict(parse_qsl((await request.body()).decode()))
+    try:
+        claims = jwt.decode(form.get("client_assertion", ""), _key(CLIENT_KEY), algorithms=["RS512"]).claims
+    except (JoseError, ValueError):
+        claims = {}
+    if claims.get("sub") != CLIENT_ID or claims.get("aud") != f"{settings().public_url}/stand-in/pds/token":
+        return JSONResponse({"error": "invalid_client"}, 401)
+    return JSONResponse({"access_token": _PDS_TOKEN, "token_type": "Bearer", "expires_in": "599"})
+
+
+# Who is in the stand-in register: the demonstration's patients, one whose number was replaced, one who has died.
+_PDS: dict[str, dict[str, Any]] = {
+    number: {
+        "resourceType": "Patient", "id": more.pop("id", number), "birthDate": born, "gender": gender,
+        "name": [{"use": "usual", "given": [given], "family": family}],
+        "meta": {"versionId": "2", "security": [{
+            "system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality",
+            "code": more.pop("mark", "U")}]},
+        **more,
+    }
+    for given, family, number, born, gender, more in (
+        ("Gwen", "Aldersley", "9990001103", "1958-04-12", "female", {}),
+        ("Idris", "Okonjo-Hale", "9990001111", "1991-09-23", "male", {}),
+        ("Ada", "Replaced", "9990001162", "1970-01-01", "female", {"id": "9990001170"}),
+        ("Hal", "Late", "9990001189", "1930-01-01", "male", {"deceasedDateTime": "2020-01-01"}),
+        ("Sal", "Hidden", "9990001197", "1980-01-01", "female", {"mark": "R"}),
+    )
+}  # fmt: skip
+
+
+async def _pds_patient(request: Request) -> Response:
+    """GET Patient/[NHS number], as the Personal Demographics Service answers."""
+    if request.headers.get("authorization") != f"Bearer {_PDS_TOKEN}" or "x-request-id" not in request.headers:
+        return JSONResponse({"resourceType": "OperationOutcome"}, 401)
+    found = _PDS.get(request.path_params["number"])
+    if found is not None:
+        return JSONResponse(found)
+    coding = {"system": "https://fhir.nhs.uk/R4/CodeSystem/Spine-ErrorOrWarningCode", "code": "RESOURCE_NOT_FOUND"}
+    issue = {"severity": "error", "code": "not_found", "details": {"coding": [coding]}}
+    return JSONResponse({"resourceType": "OperationOutcome", "issue": [issue]}, 404)
+
+
+_PDS_ROUTES = (
+    Route("/stand-in/pds/token", _pds_token, methods=["POST"]),
+    Route("/stand-in/pds/FHIR/R4/Patient/{number}", _pds_patient),
+)
+stand_ins = Router([*NHS_LOGIN.routes(), *ORGANISATION.routes(), Route("/stand-in/nhs-app", _nhs_app), *_PDS_ROUTES])
 
 
 def make_keys() -> None:
@@ -272,6 +323,8 @@ def make_keys() -> None:
         if not (settings().secrets_dir / name).exists():
             key = RSAKey.generate_key(2048, {"use": "sig"}, private=True, auto_kid=True)
             secrets.write(name, json.dumps(key.as_dict(private=True)).encode())
+    # Ours at the stand-in register is the same as at the stand-in NHS login.
+    secrets.write(demographics.SECRET, secrets.read(CLIENT_KEY))
 
 
 async def register(pool: Pool, organisation: str) -> None:

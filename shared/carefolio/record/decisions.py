@@ -158,6 +158,12 @@ async def joins(pool: Pool, patient: uuid.UUID | None = None) -> list[dict[str, 
     return [dict(row) for row in rows]
 
 
+async def records_of(pool: Pool, link: uuid.UUID) -> list[uuid.UUID]:
+    """The two records of a join; none for no such one."""
+    row = await pool.fetchrow("SELECT survivor, other FROM record_link WHERE id = $1", link)
+    return list(row) if row else []
+
+
 async def _written(connection: Connection, decision: uuid.UUID, actor: str, records: Sequence[uuid.UUID]) -> None:
     """Write the new links of the Patients."""
     change, origin, now = Change(), Origin(decision, actor), datetime.now(UTC)

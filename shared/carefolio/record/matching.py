@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from carefolio.cloud.database import Connection
+import asyncpg
+
+from carefolio.cloud.database import Connection, Pool
 from carefolio.mapping import Mapped, PatientIdentifier
 from carefolio.record.ids import derived
 
@@ -136,6 +138,20 @@ async def wait(connection: Connection, message: uuid.UUID, identifiers: Sequence
         *_columns(identifiers),
         message,
     )
+
+
+async def missing(pool: Pool, organisation: uuid.UUID, *, limit: int) -> list[asyncpg.Record]:
+    """The identifiers for which an organisation's messages wait, the newest message first."""
+    rows: list[asyncpg.Record] = await pool.fetch(
+        """
+        SELECT message.id AS message, control_id, received_at, system, value FROM message_waits
+        JOIN message ON message.id = message_id
+        WHERE organisation_id = $1 AND status = 'held' ORDER BY seq DESC LIMIT $2
+        """,
+        organisation,
+        limit,
+    )
+    return rows
 
 
 async def release(connection: Connection, identifiers: Sequence[Owned], topic: str) -> int:

@@ -9,7 +9,7 @@ import orjson
 
 from carefolio.cloud.database import Pool
 
-STATUSES = ("received", "applied", "held", "failed", "unsupported", "refused", "rejected")
+STATUSES = ("received", "applied", "held", "failed", "unsupported", "refused", "rejected", "purged")
 
 
 async def list_messages(
