@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door
-from carefolio.doors import consent, extracts, openapi, organisation, own_record, queues, rest, structure
+from carefolio.doors import consent, extracts, openapi, organisation, own_record, queues, receivers, rest, structure
 
 ENDPOINTS = (
     *consent.ENDPOINTS,
@@ -18,6 +18,7 @@ ENDPOINTS = (
     *structure.ENDPOINTS,
     *organisation.ENDPOINTS,
     *queues.ENDPOINTS,
+    *receivers.ENDPOINTS,
     *extracts.ENDPOINTS,
 )
 

@@ -1,4 +1,4 @@
-"""Something is to be told: letters go out by e-mail."""
+"""Something is to be told: letters go out by e-mail, events to webhooks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 import functions_framework.aio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -17,6 +17,7 @@ from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
 from carefolio.doors import letters
+from carefolio.identity import webhooks
 
 
 async def send(request: Request) -> Response:
@@ -30,7 +31,36 @@ async def send(request: Request) -> Response:
         return Response(status_code=204 if await letters.send(await database.pool(), number) else 500)
 
 
-_APP = Door("notify", [Route("/notify", send, methods=["POST"]), *health_routes("/notify")], json_error)
+async def webhook(request: Request) -> Response:
+    """POST /notify/webhook: one push of an event; whatever its receiver says, the clock comes back to it."""
+    envelope = await push.receive(request)
+    try:
+        number = uuid.UUID(json.loads(envelope.data)["event"])
+    except (ValueError, KeyError, TypeError):
+        raise HTTPException(400, "the push names no event") from None
+    with span("webhook", envelope.attributes.get("traceparent", "")):
+        await webhooks.deliver(await database.pool(), number)
+    return Response(status_code=204)
+
+
+async def waiting_webhooks(request: Request) -> Response:
+    """POST /notify/webhooks: events whose receivers did not take them, again."""
+    await push.verify(request)
+    with span("webhooks"):
+        tried = await webhooks.sweep(await database.pool())
+    return JSONResponse({"tried": tried})
+
+
+_APP = Door(
+    "notify",
+    [
+        Route("/notify", send, methods=["POST"]),
+        Route("/notify/webhook", webhook, methods=["POST"]),
+        Route("/notify/webhooks", waiting_webhooks, methods=["POST"]),
+        *health_routes("/notify"),
+    ],
+    json_error,
+)
 
 
 @functions_framework.aio.http

@@ -15,6 +15,7 @@ from carefolio.commands.messages import message_app
 from carefolio.commands.records import code_app, record_app
 from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
 from carefolio.commands.terminal import UsageError, enter
+from carefolio.commands.webhooks import webhook_app
 from carefolio.emis.errors import ExtractError
 from carefolio.extracts.agreements import AgreementError
 from carefolio.identity.accounts import AccountError
@@ -33,7 +34,7 @@ app = typer.Typer(
 for name, sub in (("organisation", organisation_app), ("team", team_app), ("sender", sender_app),
                   ("client", client_app), ("message", message_app), ("record", record_app), ("code", code_app),
                   ("account", account_app), ("provider", provider_app), ("security", security_app), ("key", key_app),
-                  ("emis", emis_app), ("audit", audit_app),
+                  ("emis", emis_app), ("audit", audit_app), ("webhook", webhook_app),
                   ("hl7", hl7_app)):  # fmt: skip
     app.add_typer(sub, name=name)
 

@@ -28,6 +28,7 @@ JOBS = (
     Job("/operations/forget", 60),
     Job("/operations/seal", 1),
     Job("/operations/trail", 60),
+    Job("/notify/webhooks", 1),
     Job("/emis_load/sweep", 15),
 )
 # On one machine, instead of a job of Cloud Scheduler's for each agreement.

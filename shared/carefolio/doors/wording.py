@@ -44,6 +44,7 @@ _NAMES = {
     "Sender": "how hospitals' systems send",
     "Sharing": "who may see what",
     "Team": "teams and who is in them",
+    "Webhook": "where events are sent",
     "Trace": "checking patients against the NHS's national register",
 }
 _ALWAYS = {

@@ -53,7 +53,7 @@ def check_url(url: str) -> str:
 
 async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     """The JSON object at a URL. Raises OutsideError."""
-    await _check_public(url)
+    await check_public(url)
     try:
         async with (
             asyncio.timeout(10),
@@ -75,7 +75,7 @@ async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str,
     return found
 
 
-async def _check_public(url: str) -> None:
+async def check_public(url: str) -> None:
     """No name may lead into our own network. Raises OutsideError."""
     parts = urlsplit(check_url(url))
     if parts.scheme != "https":

@@ -16,7 +16,7 @@ _SCOPE = re.compile(r"(system|patient|user)/(\*|[A-Z][A-Za-z]+)\.(c?r?u?d?s?|rea
 # all types.
 OURS = frozenset({
     "AccessLog", "Audit", "Client", "Code", "Correction", "Extract", "Freeze", "Glass", "Invitation", "Join", "Message",
-    "Provider", "Purge", "Sender", "Sharing", "Team", "Trace",
+    "Provider", "Purge", "Sender", "Sharing", "Team", "Trace", "Webhook",
 })  # fmt: skip
 _VERSION_1 = {"read": "rs", "write": "cud", "*": "cruds"}
 OPENID = "openid"

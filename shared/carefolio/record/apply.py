@@ -12,6 +12,7 @@ from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection, Pool
 from carefolio.cloud.telemetry import Event, log, span, where
 from carefolio.hl7 import HL7Error, Message
+from carefolio.identity import webhooks
 from carefolio.identity.sender_settings import SenderSettings, parse_settings
 from carefolio.mapping import Mapped, UnsupportedTypeError
 from carefolio.record import joining, local_codes, matching, moves
@@ -22,6 +23,8 @@ from carefolio.record.write import RETRIED, EndedMeanwhileError
 
 _TRIES = 4
 _FAILURES = 6
+# For these a person is wanted.
+_WAITS = frozenset({"held", "failed", "unsupported"})
 # Bytes from which a message is mapped beside the loop, so that the others need not wait for it.
 _LARGE = 64 * 1024
 # The message with all that mapping it needs.
@@ -63,10 +66,10 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
             else:
                 parsed, parts = map_stored(message["raw"], settings, source)
         except UnsupportedTypeError as error:
-            return await _settle(pool, message, Outcome("unsupported", str(error)))
+            return await _end(pool, message, Outcome("unsupported", str(error)))
         except (HL7Error, ValueError) as error:
             reason = str(error) if isinstance(error, HL7Error) else "the message could not be mapped"
-            return await _settle(pool, message, Outcome("failed", reason))
+            return await _end(pool, message, Outcome("failed", reason))
     for attempt in range(_TRIES):
         try:
             with span("apply"):
@@ -80,7 +83,7 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
             await asyncio.sleep(0.02 * 2**attempt)
             # References and merged contents are of the attempt that failed.
             parsed, parts = map_stored(message["raw"], settings, source)
-    if outcome.released:
+    if outcome.released or outcome.status in _WAITS:
         outbox.kick()
     _log(message, outcome)
     return outcome
@@ -94,7 +97,7 @@ async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException) 
             status = CASE WHEN attempts + 1 >= $3 THEN 'failed' ELSE status END,
             settled_at = CASE WHEN attempts + 1 >= $3 THEN now() END,
             life = life || jsonb_build_object('at', now(), 'status', 'attempt failed', 'reason', $2::text)
-        WHERE id = $1 AND status = 'received' RETURNING status, attempts
+        WHERE id = $1 AND status = 'received' RETURNING status, attempts, organisation_id
         """,
         message_id,
         f"{type(error).__name__} at {where(error)}",
@@ -102,19 +105,30 @@ async def note_failure(pool: Pool, message_id: uuid.UUID, error: BaseException) 
     )
     attempt = row["attempts"] if row else None
     log(Event.MESSAGE_FAILED, message_id=message_id, error=type(error).__name__, where=where(error), attempt=attempt)
+    if row is not None and row["status"] == "failed":
+        await webhooks.emit(pool, row["organisation_id"], webhooks.MESSAGE_FAILED, f"/api/v1/messages/{message_id}")
     return row is None or row["status"] == "failed"
 
 
 async def give_up(pool: Pool, message_id: uuid.UUID) -> None:
     """A message that the queue no longer tries goes to the review queue as failed, with its last reason."""
-    await pool.execute(
+    organisation = await pool.fetchval(
         """
         UPDATE message SET status = 'failed', settled_at = now(), reason = coalesce(reason, 'it was never reached'),
             life = life || jsonb_build_object('at', now(), 'status', 'failed')
-        WHERE id = $1 AND status = 'received'
+        WHERE id = $1 AND status = 'received' RETURNING organisation_id
         """,
         message_id,
     )
+    if organisation is not None:
+        await webhooks.emit(pool, organisation, webhooks.MESSAGE_FAILED, f"/api/v1/messages/{message_id}")
+
+
+async def _end(pool: Pool, message: StoredMessage, outcome: Outcome) -> Outcome:
+    """End a message that cannot be mapped."""
+    await _settle(pool, message, outcome)
+    outbox.kick()
+    return outcome
 
 
 async def _settle(
@@ -138,6 +152,9 @@ async def _settle(
         doubt,
         list(notes),
     )
+    if outcome.status in _WAITS:
+        kind = webhooks.MESSAGE_HELD if outcome.status == "held" else webhooks.MESSAGE_FAILED
+        await webhooks.emit(connection, message["organisation_id"], kind, f"/api/v1/messages/{message['id']}")
     if outcome.status != "held":
         _log(message, outcome)
     return outcome

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import letters
+from carefolio.identity import letters, webhooks
 from carefolio.mapping.codes import BASE
 from carefolio.record import resources
 from carefolio.record.access import Reader
@@ -197,10 +197,14 @@ async def _say(pool: Pool, reader: Reader, conversation: Conversation, text: str
     if label != GENERAL:
         made["meta"] = {"security": [{"system": SYSTEM, "code": label}]}
     await resources.commit(pool, reader, [Operation("POST", "Communication", resource=made)])
-    if reader.is_professional:
-        async with pool.acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection, connection.transaction():
+        if reader.is_professional:
             await tell_patient(connection, conversation.patient, "message")
-        letters.kick()
+        else:
+            owner = await connection.fetchval("SELECT organisation_id FROM team WHERE id = $1", conversation.team_id)
+            where = f"/api/v1/conversations/{conversation.id}"
+            await webhooks.emit(connection, owner, webhooks.CONVERSATION_WAITING, where)
+    letters.kick()
 
 
 async def _found(connection: Connection, where: str, *arguments: object) -> list[Conversation]:

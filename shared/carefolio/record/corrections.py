@@ -11,9 +11,10 @@ from datetime import datetime
 
 import asyncpg
 
+from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir import text as fhir_json
-from carefolio.identity import letters
+from carefolio.identity import letters, webhooks
 from carefolio.record.access import Reader
 from carefolio.record.contributing import acts
 from carefolio.record.decisions import keep
@@ -70,7 +71,10 @@ async def ask(pool: Pool, reader: Reader, record: uuid.UUID, number: uuid.UUID, 
         if made is None:
             raise SharingError("item: nobody sent it who could be asked")
         await keep(connection, reader.actor, "ask-correction", patients=[record], item=f"{item.type}/{item.id}")
+        owner = await connection.fetchval("SELECT organisation_id FROM correction WHERE id = $1", made)
+        await webhooks.emit(connection, owner, webhooks.CORRECTION_ASKED, f"/api/v1/corrections/{made}")
         [asked] = await _found(connection, "correction.id = $1", made)
+    outbox.kick()
     return asked
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import letters
+from carefolio.identity import letters, webhooks
 from carefolio.record import labels
 from carefolio.record.access import Reader
 from carefolio.record.decisions import keep, retried
@@ -68,6 +68,7 @@ async def break_glass(
         )  # fmt: skip
         await keep(connection, reader.actor, "break-glass", patients=[record], reason=reason, until=until)
         await _tell(connection, reader, record)
+        await webhooks.emit(connection, reader.organisation_id, webhooks.GLASS_BROKEN, "/api/v1/glasses")
         return until
 
     until = await retried(pool, work)

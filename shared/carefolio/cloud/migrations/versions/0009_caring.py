@@ -57,6 +57,39 @@ STATEMENTS = (
     "CREATE INDEX conversation_record ON conversation (record_id, last_at)",
     "CREATE INDEX conversation_team ON conversation (team_id, last_at)",
     "CREATE INDEX audit_organisation ON audit (organisation_id, id)",
+    # Where an organisation wants to be told of things, and what it is told of.
+    """
+    CREATE TABLE webhook (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        organisation_id uuid NOT NULL REFERENCES organisation,
+        url text NOT NULL,
+        events text[] NOT NULL,
+        secret_sealed bytea NOT NULL,
+        created_by text NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        allowed_at timestamptz,
+        allowed_by text,
+        ended_at timestamptz,
+        failures int NOT NULL DEFAULT 0,
+        paused_until timestamptz,
+        last_at timestamptz,
+        last_result text
+    )
+    """,
+    "CREATE INDEX webhook_organisation ON webhook (organisation_id) WHERE ended_at IS NULL",
+    """
+    CREATE TABLE webhook_event (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        webhook_id uuid NOT NULL REFERENCES webhook,
+        kind text NOT NULL,
+        subject text NOT NULL,
+        at timestamptz NOT NULL DEFAULT now(),
+        attempts int NOT NULL DEFAULT 0,
+        delivered_at timestamptz
+    )
+    """,
+    "CREATE INDEX webhook_event_waiting ON webhook_event (webhook_id, at) WHERE delivered_at IS NULL",
+    "CREATE INDEX webhook_event_at ON webhook_event (at)",
     # What was taken out for good keeps its row, without what it said.
     "ALTER TABLE message DROP CONSTRAINT message_status_check",
     """
