@@ -331,3 +331,21 @@ async def test_a_wrong_join_leaves_nothing_of_the_wrong_person(world: World) -> 
     assert await status(world, "member", f"Observation/{item}") == 404
     assert {each.labels for each in await sharing.of_record(world.pool, stranger, other)} == {()}
     await world.pool.execute("UPDATE record SET sharing_off_at = NULL WHERE id = $1", world.patient)
+
+
+async def test_what_parents_saw_ends_at_sixteen_though_nobody_knew_the_day(world: World) -> None:
+    """Shared before his birth date was in the record: from his sixteenth birthday on the carer reads nothing."""
+    await world.state("all")
+    carer = world.people["carer"]
+    bearer = {"Authorization": f"Bearer {carer.token()}"}
+    paths = [f"/fhir/R4/Patient/{world.patient}", f"/fhir/R4/Observation/{world.items[0].id}"]
+    await world.pool.execute(
+        "UPDATE sharing SET created_at = now() - interval '3 years', ends_at = 'infinity' WHERE grantee = $1",
+        carer.account,
+    )
+    for years, status in ((15, 200), (17, 404), (30, 200)):
+        await world.aged(years)
+        for path in paths:
+            reply = await world.hospital.request("GET", path, headers=bearer)
+            assert reply.status == status, (years, path)
+    await world.aged(40)

@@ -158,3 +158,24 @@ async def test_a_rebuild_does_not_ask_again_what_was_answered_then(new_hospital:
     assert {change["resource"] for change in record["changed"]} <= {f"Patient/{number}"}
     # The number finds its record as before.
     assert (await end(hospital, Person("", one.local).result(unique("F"), "120")))[0] == "applied"
+
+
+async def test_what_is_given_to_another_record_stays_its_teams(new_hospital: NewHospital, pool: asyncpg.Pool) -> None:
+    """A moved result is its team's contribution in the right record too, and the team sees whose it is."""
+    hospital = await new_hospital()
+    hospital.installation.cli("team", "add", "Renal", "--organisation", hospital.ods_code)
+    team = await pool.fetchval("SELECT team.id FROM team JOIN organisation o ON o.id = organisation_id"
+                               " WHERE ods_code = $1", hospital.ods_code)  # fmt: skip
+    wrong, right = Person(number=nhs()), Person(number=nhs())
+    await hospital.accepted(wrong.message("A28"))
+    await hospital.accepted(right.message("A28"))
+    row = await hospital.accepted(wrong.result(unique("F"), "141"))
+    await pool.execute("UPDATE message SET team_id = $2 WHERE id = $1", row["id"], team)
+    await pool.execute("UPDATE resource SET team_id = $2 WHERE message_id = $1", row["id"], team)
+    to = (await hospital.patient(right.number))["id"]
+    hospital.installation.cli("message", "move", str(row["id"]), "--to", to)
+    [found] = await pool.fetch("SELECT team_id FROM resource WHERE patient_id = $1::uuid AND type = 'Observation'", to)
+    assert found["team_id"] == team
+    assert await pool.fetchval(
+        "SELECT contributed FROM sharing WHERE record_id = $1::uuid AND grantee = $2 AND ended_at IS NULL", to, team
+    )

@@ -145,7 +145,8 @@ def _shared_with(account: str, table: str) -> str:
 
     What follows from a contribution counts where the patient has said nothing of the grantee, in any record of his. Who
     the patient is, is told with any of his labels, and to a team that contributed though nothing is shared. A carer
-    waits for what the patient waits for; of somebody from 11 to 15 he does not see what is about sexual health.
+    waits for what the patient waits for; of somebody from 11 to 15 he sees nothing about sexual health; and what
+    was shared with him before the patient was 16 he does not see from then on.
     """
     return f"""EXISTS (
         SELECT FROM record asked JOIN record known USING (person_id) JOIN sharing s ON s.record_id = known.id
@@ -163,11 +164,13 @@ def _shared_with(account: str, table: str) -> str:
                 AND word.ended_at IS NULL
             ))
         ) AND (s.role <> 'carer' OR ({table}.available_from IS NULL OR {table}.available_from <= now())
-            AND ({table}.label <> '{SEXUAL}' OR NOT EXISTS (
+            AND NOT EXISTS (
                 SELECT FROM record kin JOIN resource child ON child.id = kin.id AND child.type = 'Patient'
-                WHERE kin.person_id = asked.person_id
-                AND child.date_from > now() - interval '16 years' AND child.date_from <= now() - interval '11 years'
-            )))
+                WHERE kin.person_id = asked.person_id AND ({table}.label = '{SEXUAL}'
+                    AND child.date_from > now() - interval '16 years' AND child.date_from <= now() - interval '11 years'
+                    OR s.created_at < child.date_from + interval '16 years'
+                    AND child.date_from <= now() - interval '16 years')
+            ))
     )"""  # noqa: S608 - ours
 
 

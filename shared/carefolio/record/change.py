@@ -15,7 +15,7 @@ from carefolio.cloud.topics import MESSAGE_STORED
 from carefolio.identity.sender_settings import SenderSettings
 from carefolio.mapping import Entry, Mapped, merge
 from carefolio.mapping.merge import MERGED
-from carefolio.record import joining, labelling, matching, sets
+from carefolio.record import joining, labelling, links, matching, sets
 from carefolio.record.ids import derived
 from carefolio.record.joining import Target
 from carefolio.record.labelling import concepts
@@ -354,14 +354,14 @@ async def relink(
     connection: Connection, origin: Origin, patients: Sequence[uuid.UUID], now: datetime, change: Change
 ) -> None:
     """Bring Patient.link and Patient.active of these people's records in line with the links that hold."""
-    for number, links in (await joining.links_of(connection, patients)).items():
+    for number, found in (await links.links_of(connection, patients)).items():
         pending = change.rows.get(number)
         before = (await known(connection, [number], ["Patient"])).get(number)
         content = pending.content if pending else before.content if before else None
         if content is None:
             continue
         resource = without_head(content)
-        linked = joining.linked(resource, links)
+        linked = links.linked(resource, found)
         if linked == resource:
             continue
         row = make_row(

@@ -12,7 +12,7 @@ import orjson
 
 from carefolio.cloud.database import Connection, Pool
 from carefolio.cloud.topics import MESSAGE_STORED
-from carefolio.record import joining
+from carefolio.record import links
 from carefolio.record.change import Change, relink
 from carefolio.record.ids import uuid7
 from carefolio.record.write import RETRIED, Origin, write
@@ -104,7 +104,7 @@ async def join(pool: Pool, survivor: uuid.UUID, other: uuid.UUID, actor: str) ->
             raise DecisionError("there are no two such records")
         if len({row["person_id"] for row in there}) == 1:
             raise DecisionError("the records are joined already")
-        link = await joining.join(connection, survivor, other, "merge", actor, None)
+        link = await links.join(connection, survivor, other, "merge", actor, None)
         decision = await keep(connection, actor, "join", patients=[survivor, other], link=str(link))
         await _written(connection, decision, actor, [survivor, other])
         return link
@@ -116,7 +116,7 @@ async def undo(pool: Pool, link: uuid.UUID, actor: str) -> list[uuid.UUID]:
     """Take a join back, whoever made it; returns the two records. Raises DecisionError."""
 
     async def work(connection: Connection) -> list[uuid.UUID]:
-        records = await joining.undo(connection, link, actor)
+        records = await links.undo(connection, link, actor)
         if not records:
             raise DecisionError("there is no such join, or it is undone already")
         decision = await keep(connection, actor, "undo", patients=records, link=str(link))
@@ -142,7 +142,7 @@ async def retried(pool: Pool, work: Callable[[Connection], Awaitable[T]]) -> T:
 async def repeat(connection: Connection, decision: dict[str, Any]) -> None:
     """Do again what was decided, while a record is rebuilt."""
     link = uuid.UUID(orjson.loads(decision["details"])["link"])
-    records = await joining.set_link(connection, link, holds=decision["kind"] == "join")
+    records = await links.set_link(connection, link, holds=decision["kind"] == "join")
     await _written(connection, decision["id"], decision["actor"], records)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.record import joining
+from carefolio.record import links
 from carefolio.record.decisions import DecisionError, keep, retried
 from carefolio.record.rebuild import RebuildError, rebuild, write_difference
 from carefolio.record.rows import deletion
@@ -61,7 +61,7 @@ async def purge(
         raise DecisionError(f"name 1 to {_MOST} messages and items")
 
     async def work(connection: Connection) -> Purge:
-        records = [record, *await joining.person_records(connection, record)]
+        records = [record, *await links.person_records(connection, record)]
         if not await connection.fetch("SELECT FROM record WHERE id = ANY($1) ORDER BY id FOR UPDATE", records):
             raise DecisionError("there is no such record")
         touched = await _take_messages(connection, actor, records, messages, organisation)

@@ -49,6 +49,7 @@ class Stored:
     organisations: list[uuid.UUID]
     label: str
     available_from: datetime | None
+    team_id: uuid.UUID | None
     # Where it was said last, and when; two that differ in nothing else are equal.
     place: str | None = field(compare=False)
     seq: int = field(compare=False)
@@ -139,7 +140,31 @@ async def write_difference(
     written = [row for row in rows if row is not None]
     if written:
         await write(connection, origin, written, now, patients=made.records, exact=True)
+        await _give_to_teams(connection, actor, [made.after[row.id] for row in written if row.id in made.after],
+                             [row.id for row in written if row.id in made.after])  # fmt: skip
     return [row.id for row in written]
+
+
+async def _give_to_teams(
+    connection: Connection, actor: str, made: Sequence[Stored], numbers: Sequence[uuid.UUID]
+) -> None:
+    """What was written is the contribution of the teams whose messages said it, and they see it as theirs."""
+    await connection.execute(
+        """
+        WITH given AS (
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS t (id, team_id, patient_id)
+        ), changed AS (
+            UPDATE resource SET team_id = given.team_id FROM given
+            WHERE resource.id = given.id AND resource.team_id IS DISTINCT FROM given.team_id
+        )
+        INSERT INTO sharing AS s (record_id, grantee, role, kind, labels, contributed, created_by)
+        SELECT DISTINCT patient_id, team.id, 'team', 'implied', team.labels, true, $4
+        FROM given JOIN team ON team.id = given.team_id WHERE patient_id IS NOT NULL
+        ON CONFLICT (record_id, grantee) WHERE ended_at IS NULL AND kind <> 'glass'
+        DO UPDATE SET contributed = true WHERE NOT s.contributed
+        """,
+        list(numbers), [each.team_id for each in made], [each.patient_id for each in made], actor,
+    )  # fmt: skip
 
 
 async def _ever_joined(connection: Connection, patient: uuid.UUID) -> list[uuid.UUID]:
@@ -223,7 +248,7 @@ async def _again(connection: Connection, item: dict[str, Any], made: Rebuilt) ->
 async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[uuid.UUID, Stored]:
     rows: list[asyncpg.Record] = await connection.fetch(
         f"""
-        SELECT id, type, patient_id, content, organisations, place, available_from, seq, source_time,
+        SELECT id, type, patient_id, content, organisations, team_id, place, available_from, seq, source_time,
                coalesce((SELECT his.label FROM item_label his WHERE his.resource_id = resource.id), label) AS label
         FROM resource WHERE patient_id = ANY($1) AND {_OF_MESSAGES}
         """,  # noqa: S608 - ours
@@ -237,6 +262,7 @@ async def _stored(connection: Connection, records: Sequence[uuid.UUID]) -> dict[
             row["organisations"],
             row["label"],
             row["available_from"],
+            row["team_id"],
             row["place"],
             row["seq"],
             row["source_time"],

@@ -150,7 +150,13 @@ STATEMENTS = (
                                     WHERE every.person_id = mine.person_id AND word.grantee = given.grantee
                                     AND word.kind = 'explicit' AND word.ended_at IS NULL
                                 )
-                                ELSE true END AS counts
+                                ELSE given.role <> 'carer' OR NOT EXISTS (
+                                    SELECT FROM public.record kin
+                                    JOIN public.resource grown ON grown.id = kin.id AND grown.type = 'Patient'
+                                    WHERE kin.person_id = mine.person_id
+                                    AND given.created_at < grown.date_from + interval '16 years'
+                                    AND grown.date_from <= now() - interval '16 years'
+                                ) END AS counts
                             FROM public.record known JOIN public.sharing given ON given.record_id = known.id
                             WHERE known.person_id = mine.person_id AND given.grantee = ANY(grantees)
                               AND given.ended_at IS NULL
