@@ -134,6 +134,13 @@ async def _at_every_door(world: World, person: Person, expected: set[str], visib
         assert found & {item.id for item in world.items} == expected, case
     else:
         assert everything.status == 404, case
+    rest = {"headers": {"Authorization": f"Bearer {token}"}}
+    listed = await world.hospital.request("GET", f"/api/v1/patients/{patient}/items?count=200", **rest)
+    assert listed.status == 200, (case, listed.body)
+    shown = {each["reference"].partition("/")[2] for each in listed.json["items"]}
+    assert shown & {item.id for item in world.items} == expected, case
+    printed = await world.hospital.request("GET", f"/api/v1/patients/{patient}/record.pdf", **rest)
+    assert printed.status == (200 if visible else 404), (case, printed.status)
     versions = await get(f"Observation/_history?_count=1000&_since={datetime.now(UTC).date().isoformat()}")
     assert versions.status == 200, (case, versions.body)
     told = {each["resource"]["id"] for each in versions.json.get("entry", []) if "resource" in each}
