@@ -143,6 +143,6 @@ async def test_who_may_invite_a_carer(
     made = await rest(theirs, token, "POST", path, body)
     assert made.status == 201, made.body
     assert (await rest(theirs, token, "DELETE", f"{path}/{made.json['id']}")).status == 204
-    assert (await rest(theirs, token, "DELETE", f"{path}/{made.json['id']}")).status == 422
+    assert (await rest(theirs, token, "DELETE", f"{path}/{made.json['id']}")).status == 404
     assert (await rest(theirs, token, "POST", path, body | {"email": "nobody"})).status == 422
     assert (await rest(theirs, token, "POST", path, body | {"labels": []})).status == 422

@@ -73,10 +73,13 @@ def account_show(account: Who, as_json: Json = False) -> None:
     show(run(lambda pool: operating.show(pool, account)), as_json)
 
 
+_ROLES = ", ".join((*teams.ROLES, teams.OPERATOR))
+
+
 @account_app.command("role")
 def account_role(
     account: Who,
-    roles: Annotated[list[str] | None, typer.Argument(metavar="ROLE", help=f"{', '.join(teams.ROLES)}.")] = None,
+    roles: Annotated[list[str] | None, typer.Argument(metavar="ROLE", help=f"{_ROLES}.")] = None,
     as_json: Json = False,
 ) -> None:
     """Give a professional these roles in his organisation, and no others."""
@@ -86,7 +89,7 @@ def account_role(
         if known.organisation_id is None:
             raise UsageError("only a professional has roles in an organisation")
         try:
-            await teams.set_roles(pool, known.organisation_id, actor(), known.id, roles or [])
+            await teams.set_roles(pool, known.organisation_id, actor(), known.id, roles or [], by_operator=True)
         except teams.TeamError as error:
             raise UsageError(str(error)) from None
 

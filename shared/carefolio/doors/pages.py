@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SESSION = "__Host-session"
 _VISITOR = "__Host-visitor"
 _DEVICE = "__Host-device"
-_LONGEST_FORM = 64 * 1024
+LONGEST_FORM = 64 * 1024
 _DEVICE_SECONDS = 400 * 24 * 60 * 60
 _LONDON = ZoneInfo("Europe/London")
 # https://nhsconnect.github.io/nhsapp-developer-documentation: the in-app browser names itself.
@@ -44,6 +44,7 @@ class Form:
     """A form that came from our own page."""
 
     fields: dict[str, str]
+    file: bytes = b""
 
     def get(self, name: str) -> str:
         return self.fields.get(name, "")
@@ -75,7 +76,7 @@ def page_error(status: int, reason: str) -> Response:
         title=title, lines=[reason[:1].upper() + reason[1:] + "."], link="/login", link_text="Start again",
         errors={}, session=None, form_token="", in_app=False, local=False,
     )  # fmt: skip
-    return Response(body, status, headers=_headers(in_app=False), media_type="text/html")
+    return Response(body, status, headers=headers(in_app=False), media_type="text/html")
 
 
 def browser_of(request: Request) -> Browser:
@@ -122,7 +123,7 @@ def go_second(back: str) -> Response:
 
 
 def way_back(path: str) -> str:
-    """``path`` where it is one of this site, else the account's page (RFC 9700 section 4.11: no open redirect)."""
+    """``path`` where it is one of this site, else the first page (RFC 9700 section 4.11: no open redirect)."""
     good = (
         path.startswith("/")
         and not path.startswith(("//", "/\\"))
@@ -130,7 +131,7 @@ def way_back(path: str) -> str:
         and path.isprintable()
         and len(path) <= 2000
     )
-    return path if good else "/account"
+    return path if good else "/"
 
 
 def page(
@@ -145,7 +146,7 @@ def page(
         {"errors": {}, "session": session, "form_token": sessions.form_token(cookie), "in_app": inside,
          "local": settings().environment == "local"} | values
     )  # fmt: skip
-    response = Response(body, status, headers=_headers(in_app=inside), media_type="text/html")
+    response = Response(body, status, headers=headers(in_app=inside), media_type="text/html")
     if fresh:
         _set_cookie(response, _VISITOR, fresh)
     return response
@@ -165,19 +166,38 @@ def with_visitor(response: Response, request: Request) -> tuple[Response, str]:
     return response, value
 
 
-async def form_of(request: Request) -> Form:
-    """The form in the body. Raises HTTPException 403 where another site sent it."""
-    body = await read_body(request, _LONGEST_FORM)
+def form_token_of(request: Request) -> str:
+    """What the forms of a page for somebody who is signed in send back."""
+    return sessions.form_token(request.cookies.get(SESSION, ""))
+
+
+async def form_of(request: Request, *, longest: int = LONGEST_FORM) -> Form:
+    """The form in the body, also with a file. Raises HTTPException 403 where another site sent it."""
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        return await _with_file(request, longest)
+    body = await read_body(request, longest)
     fields = dict(parse_qsl(body.decode("utf-8", "replace").replace("\x00", ""), keep_blank_values=True))
     check_form_token(request, fields.get("form_token", ""))
     return Form(fields)
+
+
+async def _with_file(request: Request, longest: int) -> Form:
+    """A form with a file, which is kept in memory: it is bounded."""
+    declared = request.headers.get("content-length", "")
+    if not declared.isdigit() or int(declared) > longest:
+        raise HTTPException(413, "the file is too large")
+    async with request.form(max_files=1, max_fields=50, max_part_size=longest) as parts:
+        fields = {name: value.replace("\x00", "") for name, value in parts.multi_items() if isinstance(value, str)}
+        check_form_token(request, fields.get("form_token", ""))
+        files = [value for _, value in parts.multi_items() if not isinstance(value, str)]
+        return Form(fields, await files[0].read() if files else b"")
 
 
 async def json_of(request: Request) -> dict[str, Any]:
     """The JSON that our own script sends. Raises HTTPException."""
     check_form_token(request, request.headers.get("x-form-token", ""))
     try:
-        said = json.loads(await read_body(request, _LONGEST_FORM))
+        said = json.loads(await read_body(request, LONGEST_FORM))
     except ValueError:
         raise HTTPException(400, "that was not JSON") from None
     if not isinstance(said, dict):
@@ -234,7 +254,7 @@ async def static(request: Request) -> Response:
     return Response(file.read_bytes(), headers={"Cache-Control": "public, max-age=3600"}, media_type=kind)
 
 
-def _headers(*, in_app: bool) -> dict[str, str]:
+def headers(*, in_app: bool) -> dict[str, str]:
     """No page is framed, tells where it was, or runs what is not ours.
 
     (form-action is left out: browsers apply it to where a form's answer leads, which for a consent is the app.)

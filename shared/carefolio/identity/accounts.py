@@ -176,6 +176,11 @@ async def has_role(pool: Pool, account: uuid.UUID, role: str) -> bool:
     )
 
 
+async def roles_of(pool: Pool, account: uuid.UUID) -> list[str]:
+    """What a living account is in its organisation besides its teams."""
+    return list(await pool.fetchval("SELECT roles FROM account WHERE id = $1 AND ended_at IS NULL", account) or ())
+
+
 async def verified(connection: Pool | Connection, account: Account) -> None:
     """The address was proven: somebody read a letter that went to it."""
     await connection.execute(

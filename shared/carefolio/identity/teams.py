@@ -11,6 +11,8 @@ import asyncpg
 from carefolio.cloud.database import Connection, Pool
 
 ROLES = ("administrator", "privacy-officer")
+# Of the whole installation, not of an organisation: given by the command alone.
+OPERATOR = "operator"
 _LONGEST_NAME = 200
 
 
@@ -113,6 +115,20 @@ async def members(pool: Pool, organisation: uuid.UUID, team: uuid.UUID) -> list[
     return [Member(row["id"], row["name"], row["coordinator"]) for row in rows]
 
 
+async def people(pool: Pool, organisation: uuid.UUID, team: uuid.UUID) -> list[tuple[uuid.UUID, str]]:
+    """Professionals of the organisation who are not in a team: number and name."""
+    rows = await pool.fetch(
+        """
+        SELECT id, name FROM account WHERE organisation_id = $1 AND ended_at IS NULL AND id NOT IN (
+            SELECT account_id FROM account_team WHERE team_id = $2
+        ) ORDER BY name LIMIT 500
+        """,
+        organisation,
+        team,
+    )
+    return [(row["id"], row["name"]) for row in rows]
+
+
 async def join(
     pool: Pool, organisation: uuid.UUID, actor: str, team: uuid.UUID, account: uuid.UUID, *, coordinator: bool
 ) -> None:
@@ -157,17 +173,31 @@ async def may_administer(pool: Pool, account: uuid.UUID, team: uuid.UUID | None)
     )
 
 
-async def set_roles(pool: Pool, organisation: uuid.UUID, actor: str, account: uuid.UUID, roles: Sequence[str]) -> None:
-    """The roles of a professional in his organisation. Raises TeamError."""
-    if unknown := [role for role in roles if role not in ROLES]:
+async def set_roles(
+    pool: Pool,
+    organisation: uuid.UUID,
+    actor: str,
+    account: uuid.UUID,
+    roles: Sequence[str],
+    *,
+    by_operator: bool = False,
+) -> None:
+    """The roles of a professional in his organisation; the operator's is given and taken ``by_operator`` alone.
+
+    Raises TeamError.
+    """
+    if unknown := [role for role in roles if role not in ROLES and not (by_operator and role == OPERATOR)]:
         raise TeamError(f"roles: {unknown[0][:40]} is none of {', '.join(ROLES)}")
     if not await pool.fetchval(
         """
-        UPDATE account SET roles = $3 WHERE id = $1 AND organisation_id = $2 AND ended_at IS NULL RETURNING true
+        UPDATE account SET roles = $3 || CASE WHEN $4 OR NOT $5 = ANY(roles) THEN '{}' ELSE ARRAY[$5] END
+        WHERE id = $1 AND organisation_id = $2 AND ended_at IS NULL RETURNING true
         """,
         account,
         organisation,
         sorted(set(roles)),
+        by_operator,
+        OPERATOR,
     ):
         raise TeamError("the organisation has no such professional", missing=True)
     await _note(pool, organisation, actor, f"account {account} has the roles {', '.join(sorted(set(roles))) or 'none'}")

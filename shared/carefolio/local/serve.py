@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from carefolio.cloud.closing import close_all
@@ -55,11 +55,9 @@ class Front:
         if scope["type"] != "http":
             return
         path = scope["path"]
-        if path == "/":
-            await RedirectResponse("/account", 303)(scope, receive, send)
-            return
         for prefix, app in self._mounts:
-            if path == prefix or path.startswith(f"{prefix}/"):
+            # "/" is the first page alone.
+            if path == prefix or (prefix != "/" and path.startswith(f"{prefix}/")):
                 await app(scope, receive, send)
                 return
         await JSONResponse({"error": "there is nothing at this address"}, 404)(scope, receive, send)

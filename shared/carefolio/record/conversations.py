@@ -116,6 +116,32 @@ async def inbox(pool: Pool, reader: Reader, *, waiting: bool = True) -> list[Con
     return found[::-1]
 
 
+async def teams_of_member(pool: Pool, reader: Reader) -> list[tuple[uuid.UUID, str]]:
+    """The teams for which a professional may write: number and name."""
+    rows = await pool.fetch(
+        "SELECT id, name FROM team JOIN account_team ON team_id = id WHERE account_id = $1 ORDER BY name",
+        reader.account,
+    )
+    return [(row["id"], row["name"]) for row in rows]
+
+
+async def teams_of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[tuple[uuid.UUID, str]]:
+    """The teams to which a patient may write: those that see something of his record. Raises SharingError."""
+    async with pool.acquire() as connection:
+        await check_speaks(connection, reader, record)
+    rows = await pool.fetch(
+        """
+        SELECT DISTINCT team.id, team.name || ', ' || organisation.name AS name
+        FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+        JOIN team ON team.id = s.grantee JOIN organisation ON organisation.id = team.organisation_id
+        WHERE asked.id = $1 AND s.role = 'team' AND s.labels <> '{}' AND s.ended_at IS NULL AND s.ends_at > now()
+        ORDER BY name LIMIT 200
+        """,
+        record,
+    )
+    return [(row["id"], row["name"]) for row in rows]
+
+
 async def read(pool: Pool, reader: Reader, number: uuid.UUID) -> tuple[Conversation, list[Item]]:
     """A conversation and its messages, the first first, as far as the reader sees them. Raises SharingError."""
     async with pool.acquire() as connection:

@@ -147,6 +147,25 @@ async def add_file(
     return await _write(pool, reader, made)
 
 
+async def plan(
+    pool: Pool, reader: Reader, record: uuid.UUID, title: str, text: str, steps: Sequence[str] = ()
+) -> Result:
+    """A care plan that a professional makes with a patient. Raises EntryError and FhirError."""
+    made: dict[str, Any] = {
+        "resourceType": "CarePlan",
+        "status": "active",
+        "intent": "plan",
+        "subject": {"reference": f"Patient/{record}"},
+        "created": _moment(None),
+        "title": _text("title", title, 200),
+        "description": _text("text", text, LONGEST_TEXT),
+    }
+    wanted = [_text("goal", step, 500) for step in steps if step.strip()]
+    if wanted:
+        made["activity"] = [{"detail": {"status": "not-started", "description": step}} for step in wanted[:50]]
+    return await _write(pool, reader, made)
+
+
 async def delete(pool: Pool, reader: Reader, kind: str, name: str) -> None:
     """Take back what the patient wrote himself; its versions are kept. Raises FhirError."""
     await resources.commit(pool, reader, [Operation("DELETE", kind, name)])

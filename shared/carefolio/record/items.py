@@ -121,6 +121,34 @@ async def several(
     return await chosen_items(pool, reader, record, chosen, arguments, count=len(numbers))
 
 
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """Something that a hospital tells the patient from a day on (OBX-13); what it is, is not told before."""
+
+    type: str
+    available: datetime
+    organisation: str
+
+
+async def delayed(pool: Pool | Connection, reader: Reader, record: uuid.UUID) -> list[Delayed]:
+    """What is on its way to a patient; for him alone."""
+    if reader.own != record:
+        return []
+    rows = await pool.fetch(
+        """
+        SELECT type, available_from, coalesce((
+            SELECT name FROM organisation WHERE organisation.id = ANY(organisations) ORDER BY created_at LIMIT 1
+        ), '') AS organisation
+        FROM resource WHERE available_from > now() AND patient_id IN (
+            SELECT every.id FROM record asked JOIN record every USING (person_id)
+            WHERE asked.id = $1 AND every.frozen_at IS NULL
+        ) AND type IN ('DiagnosticReport', 'DocumentReference') ORDER BY available_from LIMIT 20
+        """,
+        record,
+    )
+    return [Delayed(row["type"], row["available_from"], row["organisation"]) for row in rows]
+
+
 async def chosen_items(
     pool: Pool | Connection,
     reader: Reader,

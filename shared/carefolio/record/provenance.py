@@ -55,7 +55,7 @@ async def search(pool: Pool, reader: Reader, query: Sequence[tuple[str, str]]) -
     found = []
     for kind, name in local_references(targets[0].split(",")):
         if kind in resource_types() and reader.may(kind, "r"):
-            made = await _of(pool, reader, kind, internal_id(kind, name))
+            made = await of_target(pool, reader, kind, internal_id(kind, name))
             found += [Found("Provenance", uuid.UUID(int=0), dumps(each).decode()) for each in made]
     return found
 
@@ -69,14 +69,14 @@ async def read(pool: Pool, reader: Reader, number: str) -> Version | None:
     kind = await pool.fetchval("SELECT type FROM resource WHERE id = $1", target)
     if kind is None or not reader.may(kind, "r"):
         return None
-    made = next((each for each in await _of(pool, reader, kind, target) if each["id"] == number), None)
+    made = next((each for each in await of_target(pool, reader, kind, target) if each["id"] == number), None)
     if made is None:
         return None
     at = await pool.fetchval("SELECT last_updated FROM resource WHERE id = $1", target)
     return Version("Provenance", target, 1, at, dumps(made).decode())
 
 
-async def _of(pool: Pool, reader: Reader, kind: str, number: uuid.UUID) -> list[dict[str, Any]]:
+async def of_target(pool: Pool, reader: Reader, kind: str, number: uuid.UUID) -> list[dict[str, Any]]:
     """One Provenance for each version that an element of the present one came with, the newest first."""
     arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id]
     now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")

@@ -138,6 +138,29 @@ async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Shari
     return await _of(pool, record)
 
 
+async def teams_like(pool: Pool, text: str) -> list[tuple[uuid.UUID, str, str]]:
+    """Teams by a part of their name or their organisation's: number, name, organisation. What they are is no secret."""
+    rows = await pool.fetch(
+        """
+        SELECT team.id, team.name, organisation.name AS organisation
+        FROM team JOIN organisation ON organisation.id = organisation_id
+        WHERE position(lower($1) in lower(team.name || ' ' || organisation.name)) > 0 ORDER BY 3, 2 LIMIT 50
+        """,
+        text,
+    )
+    return [(row["id"], row["name"], row["organisation"]) for row in rows]
+
+
+async def team_named(pool: Pool, team: uuid.UUID) -> tuple[str, str] | None:
+    """The name of a team and its organisation's; None for no such team."""
+    row = await pool.fetchrow(
+        "SELECT team.name, o.name AS organisation FROM team JOIN organisation o ON o.id = organisation_id"
+        " WHERE team.id = $1",
+        team,
+    )
+    return (row["name"], row["organisation"]) if row else None
+
+
 async def is_on(pool: Pool | Connection, record: uuid.UUID) -> bool:
     """Whether anything is shared at all."""
     return not await pool.fetchval(
