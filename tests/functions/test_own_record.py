@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import uuid
 from typing import Any
 
 import pypdf
@@ -193,7 +192,7 @@ async def test_teams_are_in_the_directory(world: World) -> None:
     shown = await send(world.hospital, "GET", f"CareTeam/{team}", **headers)
     assert shown.status == 200, shown.body
     assert member.name in [each["member"]["display"] for each in shown.json["participant"]]
-    number = uuid.uuid5(team, str(member.account))
+    number = directory.role_number(team, member.account)
     role = await send(world.hospital, "GET", f"PractitionerRole/{number}", **headers)
     assert role.json["active"] is True
     await teams.leave(world.pool, organisation, "test", team, member.account)

@@ -140,6 +140,8 @@ async def test_who_may_invite_a_carer(
         "UPDATE resource SET date_from = now() - interval '5 years' WHERE id = $1::uuid AND type = 'Patient'",
         who.record,
     )
+    assert (await rest(theirs, token, "POST", path, body)).status == 403
+    await pool.execute("UPDATE account SET roles = '{administrator}' WHERE email = $1", doctor.email)
     made = await rest(theirs, token, "POST", path, body)
     assert made.status == 201, made.body
     assert (await rest(theirs, token, "DELETE", f"{path}/{made.json['id']}")).status == 204

@@ -18,12 +18,12 @@ from carefolio.doors.consent import Said, has_role
 from carefolio.doors.rest import PROFESSIONAL, SYSTEM, Call, Endpoint
 from carefolio.doors.structure import administrator
 from carefolio.fhir.definitions import resource_types
-from carefolio.identity import invitations, registry, scopes, sender_settings, senders
+from carefolio.identity import accounts, invitations, registry, scopes, sender_settings, senders
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.demographics import DemographicsError
 from carefolio.identity.registry import AppSettings, RegistryError
 from carefolio.identity.sender_settings import SettingsError
-from carefolio.record import audit_search, decisions, local_codes, matching, purging, replay, sharing, tracing
+from carefolio.record import audit_search, decisions, items, local_codes, matching, purging, replay, sharing, tracing
 from carefolio.record.access import check_scope
 from carefolio.record.arguments import SearchError
 from carefolio.record.audit_search import AuditLine
@@ -36,6 +36,8 @@ from carefolio.record.tracing import Trace
 T = TypeVar("T")
 # What only the operator of this installation gives to a client.
 _OPERATORS = frozenset({"Extract"})
+# And what reads more than administrators do.
+_OFFICERS = frozenset({"Audit", "Freeze", "Purge"})
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")]
 Plain = Annotated[str, Field(max_length=500, pattern=r"^[^\x00]*$")]
 
@@ -202,7 +204,7 @@ class NewInvitation(Said):
 
 
 class InvitationMade(BaseModel):
-    """``code`` is told here and in the letter, and never again."""
+    """``code`` is told here and in the letter, and never again; empty for who gave no address of his own."""
 
     code: str
     name: str
@@ -316,10 +318,19 @@ async def list_clients(call: Call) -> Any:
 async def add_client(call: Call) -> Any:
     await administrator(call)
     said: NewClient = call.body
+    officer = call.reader.account is None or await accounts.has_role(call.pool, call.reader.account, "privacy-officer")
     for text in said.scope.split():
         known = scopes.read_scope(text)
         if known is not None and known.type in _OPERATORS:
             raise HTTPException(422, f"scope: {text} is the operator's to give")
+        if (
+            known is not None
+            and call.reader.account is None
+            and not scopes.granted(text, call.token.scope, person=known.context != "system")
+        ):
+            raise HTTPException(422, f"scope: {text} is more than the caller has itself")
+        if known is not None and not officer and (known.context == "system" or known.type in _OFFICERS):
+            raise HTTPException(422, f"scope: {text} is given by an administrator who is privacy officer too")
         try:
             check_scope(text)
         except SearchError as error:
@@ -382,16 +393,17 @@ async def join_records(call: Call) -> Any:
     await administrator(call)
     said: NewJoin = call.body
     for number in (said.survivor, said.other):
-        await _ours(call, number)
+        if not await sharing.is_its_own(call.pool, number, call.reader.organisation_id):
+            raise SharingError("the organisation does not contribute to both of the records", missing=True)
     return {"id": await told(decisions.join(call.pool, said.survivor, said.other, call.reader.actor))}
 
 
 async def undo_join(call: Call) -> None:
     await administrator(call)
     number = call.number("join")
-    known = await decisions.records_of(call.pool, number)
-    for record in known:
-        await _ours(call, record)
+    for record in await decisions.records_of(call.pool, number):
+        if not await sharing.is_its_own(call.pool, record, call.reader.organisation_id):
+            raise SharingError("the organisation does not contribute to both of the records", missing=True)
     await told(decisions.undo(call.pool, number, call.reader.actor))
 
 
@@ -417,16 +429,29 @@ async def invite(call: Call) -> Any:
     said: NewInvitation = call.body
     owner = call.reader.organisation_id
     if said.nhs_number:
-        # Whoever treats a patient invites him; who works here is for administrators to say.
-        made = await told(
-            invitations.invite_patient(call.pool, owner, nhs_number=said.nhs_number, email=said.email or None)
-        )
-    elif said.name.strip() and said.email:
+        return await _invite_patient(call, said)
+    if said.name.strip() and said.email:
         await administrator(call)
         made = await told(invitations.invite_professional(call.pool, owner, said.name.strip(), said.email, said.teams))
     else:
         raise HTTPException(422, "nhs_number, or name and email, are needed")
     return {"code": made.code, "name": made.name, "expires": made.expires}
+
+
+async def _invite_patient(call: Call, said: NewInvitation) -> Any:
+    """By the organisation to any address, with the code; by who treats him to the address that the record has."""
+    owner, account = call.reader.organisation_id, call.reader.account
+    trusted = account is None or await accounts.has_role(call.pool, account, "administrator")
+    if not trusted:
+        record = await invitations.record_of(call.pool, said.nhs_number)
+        if said.email or record is None or await items.one(call.pool, call.reader, record, record) is None:
+            raise SharingError("invite patients whose records you see, by the address that the record has",
+                               forbidden=True)  # fmt: skip
+    made = await told(
+        invitations.invite_patient(call.pool, owner, nhs_number=said.nhs_number, email=said.email or None,
+                                   actor=call.reader.actor, known_address=not trusted)
+    )  # fmt: skip
+    return {"code": made.code if trusted else "", "name": made.name, "expires": made.expires}
 
 
 async def withdraw_invitation(call: Call) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import uuid
 from collections.abc import Awaitable
 from datetime import datetime
@@ -211,7 +210,7 @@ async def add_file(call: Call) -> Any:
     said: File = call.body
     try:
         content = base64.b64decode(said.data, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise HTTPException(422, "data: not base64") from None
     return await _written(entries.add_file(call.pool, call.reader, call.patient, said.title, content, at=said.at))
 
@@ -276,12 +275,7 @@ async def read_inbox(call: Call) -> Any:
 
 async def read_conversation(call: Call) -> Any:
     known, found = await conversations.read(call.pool, call.reader, call.number("conversation"))
-    said = [
-        {"at": each.at, "sender": each.resource.get("sender", {}).get("display", ""),
-         "text": each.resource["payload"][0]["contentString"]}
-        for each in found
-    ]  # fmt: skip
-    return {"conversation": known, "messages": said}
+    return {"conversation": known, "messages": found}
 
 
 async def reply(call: Call) -> Any:

@@ -63,7 +63,7 @@ class Call:
     def patient(self) -> uuid.UUID:
         """The record in the path; ``me`` is the caller's own."""
         if self.path["patient"] == "me":
-            if self.reader.own is None:
+            if self.reader.own is None or self.reader.acts_for is not None:
                 raise HTTPException(404, "patient: the caller has no record of his own")
             return self.reader.own
         return self.number("patient")
@@ -288,7 +288,8 @@ async def _once(call: Call, endpoint: Endpoint, key: str) -> Response:
             raise HTTPException(409, "Idempotency-Key: the first request with it is still at work")
         if bytes(row["request"]) != request:
             raise HTTPException(422, "Idempotency-Key: it was used for another request")
-        return Response(bytes(row["answer"]), row["status"], media_type="application/json")
+        answer = sealed.unseal(bytes(row["answer"]))
+        return Response(answer, row["status"], media_type="application/json")
     try:
         made = _answer(call, endpoint, await endpoint.work(call))
     except BaseException:
@@ -296,6 +297,9 @@ async def _once(call: Call, endpoint: Endpoint, key: str) -> Response:
         await call.pool.execute("DELETE FROM repeatable WHERE key = $1", name)
         raise
     await call.pool.execute(
-        "UPDATE repeatable SET status = $2, answer = $3 WHERE key = $1", name, made.status_code, bytes(made.body)
+        "UPDATE repeatable SET status = $2, answer = $3 WHERE key = $1",
+        name,
+        made.status_code,
+        sealed.seal(bytes(made.body)),
     )
     return made

@@ -169,7 +169,7 @@ async def add(
     return made
 
 
-async def has_role(pool: Pool, account: uuid.UUID, role: str) -> bool:
+async def has_role(pool: Pool | Connection, account: uuid.UUID, role: str) -> bool:
     """Whether a living account has a role in its organisation: ``administrator``, ``privacy-officer``."""
     return bool(
         await pool.fetchval("SELECT $2 = ANY(roles) FROM account WHERE id = $1 AND ended_at IS NULL", account, role)

@@ -26,6 +26,8 @@ _TRIES = 5
 # No letter that is read for another; 12 of them are 57 bits.
 _ALPHABET = "BCDFGHJKLMNPQRSTVWXYZ2345679"
 _LENGTH = 12
+# Of carers: of one record, and to one address.
+_CARERS_A_DAY, _LETTERS_A_DAY = 20, 5
 _NHS_NUMBER = "https://fhir.nhs.uk/Id/nhs-number"
 
 
@@ -71,15 +73,28 @@ async def invite_patient(
     nhs_number: str = "",
     record: uuid.UUID | None = None,
     email: str | None = None,
+    actor: str = "",
+    known_address: bool = False,
 ) -> NewInvitation:
-    """Invite the person of a record that the organisation contributes to. Raises AccountError."""
+    """Invite the person of a record that the organisation contributes to. Raises AccountError.
+
+    ``known_address``: by the e-mail address that the record has, and no other.
+    """
     email = accounts.checked_email(email) if email else None
     async with pool.acquire() as connection, connection.transaction():
         if record is None:
             record = await record_of(connection, nhs_number)
         row = await connection.fetchrow(
-            "SELECT content::json ->> 'birthDate' AS born FROM resource"
-            " WHERE id = $1 AND type = 'Patient' AND organisations @> ARRAY[$2::uuid]",
+            """
+            SELECT content::json ->> 'birthDate' AS born, (
+                SELECT contact ->> 'value' FROM json_array_elements(content::json -> 'telecom') AS contact
+                WHERE contact ->> 'system' = 'email' LIMIT 1
+            ) AS email FROM resource WHERE id = $1 AND type = 'Patient' AND organisations @> ARRAY[$2::uuid]
+            AND NOT EXISTS (
+                SELECT FROM record own JOIN record every USING (person_id)
+                WHERE own.id = $1 AND every.frozen_at IS NOT NULL
+            )
+            """,
             record,
             organisation,
         )
@@ -87,6 +102,10 @@ async def invite_patient(
             raise AccountError("this organisation holds no record with that NHS number")
         if not row["born"]:
             raise AccountError("the record has no date of birth, by which the patient could be known")
+        if known_address:
+            if not row["email"]:
+                raise AccountError("the record has no e-mail address: an administrator invites by a letter")
+            email = accounts.checked_email(row["email"])
         known = await accounts.by_record(connection, record)
         if known and not known.email_verified and known.password_hash:
             # The address was mistyped: nobody ever read a letter there.
@@ -94,6 +113,12 @@ async def invite_patient(
         elif known:
             raise AccountError("the patient has an account already")
         await _withdraw(connection, record=record)
+        await connection.execute(
+            "INSERT INTO audit (actor, organisation_id, action, patient_id) VALUES ($1, $2, 'invite', $3)",
+            actor or f"organisation/{organisation}",
+            organisation,
+            record,
+        )
         name = await _name_of(connection, record)
         made = await _invite(connection, "patient", organisation, name=name, email=email, record=record)
     letters.kick()
@@ -129,6 +154,16 @@ async def invite_carer(
     Whoever invites does not learn the code, nor whether the address has an account.
     """
     email = accounts.checked_email(email)
+    lately = await connection.fetchrow(
+        """
+        SELECT count(*) FILTER (WHERE record_id = $1) AS of_record, count(*) FILTER (WHERE lower(email) = lower($2))
+            AS of_address FROM invitation WHERE kind = 'carer' AND created_at > now() - interval '1 day'
+        """,
+        offer.record,
+        email,
+    )
+    if lately["of_record"] >= _CARERS_A_DAY or lately["of_address"] >= _LETTERS_A_DAY:
+        raise AccountError("There were too many invitations today. Try again tomorrow")
     await connection.execute(
         """
         UPDATE invitation SET used_at = now()

@@ -40,6 +40,8 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
+        # Ports and names that are none are found out here.
+        _ = parts.port, host.encode("idna")
     except (ValueError, TypeError, AttributeError):
         raise OutsideError("not a URL") from None
     if settings().environment == "local" and parts.scheme == "http" and host in ("localhost", "127.0.0.1"):
@@ -75,18 +77,19 @@ async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str,
     return found
 
 
-async def check_public(url: str) -> None:
-    """No name may lead into our own network. Raises OutsideError."""
+async def check_public(url: str) -> str:
+    """An address to which a URL's name leads; none may be of our own network. Raises OutsideError."""
     parts = urlsplit(check_url(url))
     if parts.scheme != "https":
-        return
+        return parts.hostname or ""
     try:
         async with asyncio.timeout(3):
             found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port or 443)
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, ValueError) as error:
         raise OutsideError(type(error).__name__) from None
     if not all(ipaddress.ip_address(address[4][0]).is_global for address in found):
         raise OutsideError("the name leads to an address that is not public")
+    return str(found[0][4][0])
 
 
 async def keys_at(url: str, kid: str | None) -> KeySet:

@@ -9,6 +9,8 @@ _STATEMENTS = (
     "DELETE FROM revoked_token WHERE expires_at < now() - interval '5 minutes'",
     "DELETE FROM authorization_request WHERE expires_at < now()",
     "DELETE FROM provider_sign_in WHERE expires_at < now()",
+    # What a repeated request was answered: it may hold what is told once.
+    "DELETE FROM repeatable WHERE created_at < now() - interval '1 day'",
     "DELETE FROM throttle WHERE last_at < now() - interval '1 day' AND blocked_until < now()",
     # A code or refresh token that is used again must be known as used.
     "DELETE FROM authorization_code WHERE expires_at < now() - interval '1 day'",

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
@@ -189,11 +190,26 @@ async def _send(row: asyncpg.Record) -> str:
     headers = {"Content-Type": "application/json", "webhook-id": str(row["id"]), "webhook-timestamp": now,
                "webhook-signature": f"v1,{signature(secret, str(row['id']), now, body)}"}  # fmt: skip
     try:
-        await outside.check_public(row["url"])
+        address = await outside.check_public(row["url"])
+        parts = urlsplit(row["url"])
+        # To the address that was checked, whatever the name leads to in the next moment.
+        target = (
+            f"{parts.scheme}://{f'[{address}]' if ':' in address else address}:{parts.port or 443}{parts.path or '/'}"
+        )
+        if parts.scheme != "https":
+            target = row["url"]
+        headers["Host"] = parts.netloc.rpartition("@")[2]
         async with (
             asyncio.timeout(8),
             httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
-            client.stream("POST", row["url"], content=body, headers=headers) as answer,
+            client.stream(
+                "POST",
+                target,
+                params=parts.query or None,
+                content=body,
+                headers=headers,
+                extensions={"sni_hostname": parts.hostname},
+            ) as answer,
         ):
             return "delivered" if 200 <= answer.status_code < 300 else f"status {answer.status_code}"
     except outside.OutsideError as error:
@@ -226,7 +242,7 @@ async def sweep(pool: Pool) -> int:
         for event in events:
             await deliver(pool, event)
 
-    await asyncio.gather(*(of_one(row["events"]) for row in rows))
+    await asyncio.gather(*(of_one(row["events"]) for row in rows), return_exceptions=True)
     return sum(len(row["events"]) for row in rows)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import uuid
 from collections.abc import Callable
 from importlib import resources
 from typing import Any
@@ -15,7 +16,7 @@ import aiohttp
 from carefolio.cloud import database
 from carefolio.hl7 import read
 from carefolio.identity import invitations, registry
-from carefolio.local import extract_demo, practice, stand_in
+from carefolio.local import demo_people, extract_demo, practice, stand_in
 from carefolio.local.installation import Installation
 from carefolio.record import matching
 
@@ -69,6 +70,7 @@ async def _play(here: Installation) -> dict[str, Any]:
     invited = await invitations.invite_patient(pool, owner, nhs_number=_INVITED)
     professional = await invitations.invite_professional(pool, owner, "Ravi Quill", "ravi.quill@example.org")
     general = await _practice(pool) if here.practice_is_there else None
+    await demo_people.play(pool, owner, uuid.UUID(rows[0]["link"].rpartition("/")[2]))
     return {
         "practice": general,
         "sender": {"username": sender.username, "password": sender.password},
@@ -191,8 +193,12 @@ def _print(here: Installation, played: dict[str, Any], say: Say) -> None:
         f"  curl -s -u {sender['username']}:{sender['password']} -H 'Content-Type: application/hl7-v2' "
         f"--data-binary @shared/carefolio/local/demonstration/03-full-blood-count.hl7 {here.url}/hl7 | tr '\\r' '\\n'"
     )
-    say("Sign in, as a patient, a professional, or by a stand-in NHS login:")
-    say(f"  {here.url}/login (letters arrive in {here.url}/mailbox, the NHS App is {here.url}/stand-in/nhs-app)")
+    say("Open the portal (no passwords here: choose who you are):")
+    say(f"  as a patient:       {here.url}/login/with/nhs-login  and choose Gwen Aldersley")
+    say(f"  as a professional:  {here.url}/login/with/whitcombe  and choose Dr Asha Verity")
+    say(f"  as an operator:     {here.url}/login/with/whitcombe  and choose Morgan Reyes")
+    say(f"Make an account of your own at {here.url}/login/register")
+    say(f"  letters arrive in {here.url}/mailbox, the NHS App is {here.url}/stand-in/nhs-app")
     say(f"  a patient's invitation: {played['invited']['patient']} with the date of birth 23 9 1991")
     say(f"  a professional's invitation: {played['invited']['professional']}")
     say("")

@@ -242,6 +242,10 @@ ORGANISATION = StandIn(
                 "groups": ["renal"],
             },
         ),
+        "morgan": Person(
+            "Morgan Reyes, who runs Carefolio here",
+            {"name": "Morgan Reyes", "email": "morgan.reyes@whitcombe.example", "email_verified": True},
+        ),
         "outsider": Person(
             "Somebody of another organisation", {"name": "O. Sider", "email": "o.sider@elsewhere.example"}
         ),

@@ -71,8 +71,9 @@ class Reader:
 
     def confined(self, kind: str, right: str) -> uuid.UUID | None:
         """The record outside of which he writes nothing of a type; None where his organisation is the only bound."""
-        if self.acts_for is not None or self.own is not None:
-            return self.acts_for or self.own
+        if self.account is not None and not self.is_professional:
+            # A carer for whom no record was chosen writes nowhere.
+            return self.acts_for or self.own or uuid.UUID(int=0)
         if self.scope is None or "patient" not in scopes.contexts(self.scope):
             return None
         free = scopes.permits(self.scope, kind, right, "user")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from carefolio.cloud.database import Connection, Pool
-from carefolio.identity import invitations, letters
+from carefolio.identity import accounts, invitations, letters
 from carefolio.identity.accounts import Account, AccountError
 from carefolio.identity.invitations import CaringOffer, Invitation
 from carefolio.record import sharing
@@ -55,7 +55,12 @@ async def invite(
     if until is not None and until <= datetime.now(UTC):
         raise SharingError("until: the end lies in the past")
     async with pool.acquire() as connection, connection.transaction():
+        await sharing.lock(connection, record)
         organisation = await _may_invite(connection, reader, record)
+        if organisation is None:
+            # His word is kept with his own record, whatever it is joined to.
+            assert reader.own is not None
+            record = reader.own
         if len(await _waiting(connection, record)) >= _MOST_WAITING:
             raise SharingError("too many invitations wait already: withdraw some")
         offer = CaringOffer(record, tuple(chosen), acts, until, reader.actor)
@@ -69,11 +74,15 @@ async def invite(
 
 
 async def _may_invite(connection: Connection, reader: Reader, record: uuid.UUID) -> uuid.UUID | None:
-    """The organisation that invites; None where the patient does. Raises SharingError."""
+    """The organisation that invites; None where the patient does. Raises SharingError.
+
+    Of an organisation its own client and its administrators: they have seen that these are the parents.
+    """
     if await sharing.decides(connection, reader, record):
         return None
     organisation = reader.organisation_id if reader.is_professional or reader.account is None else None
-    if organisation is None or not await sharing.is_of_organisation(connection, record, organisation):
+    trusted = reader.account is None or await accounts.has_role(connection, reader.account, "administrator")
+    if organisation is None or not trusted or not await sharing.is_its_own(connection, record, organisation):
         raise SharingError("carers are invited by the patient himself", forbidden=True)
     if await sharing.sixteen(connection, record) is None:
         raise SharingError("from 16 on, or where the date of birth is not known, the patient himself decides",
@@ -84,26 +93,29 @@ async def _may_invite(connection: Connection, reader: Reader, record: uuid.UUID)
 async def waiting(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Waiting]:
     """The invitations of carers that were not used yet. Raises SharingError."""
     async with pool.acquire() as connection:
-        await _may_invite(connection, reader, record)
-        return await _waiting(connection, record)
+        organisation = await _may_invite(connection, reader, record)
+        return await _waiting(connection, record, organisation)
 
 
 async def withdraw(pool: Pool, reader: Reader, record: uuid.UUID, number: uuid.UUID) -> None:
     """End an invitation of a carer. Raises SharingError."""
     async with pool.acquire() as connection, connection.transaction():
-        await _may_invite(connection, reader, record)
-        if number not in [each.id for each in await _waiting(connection, record)]:
+        organisation = await _may_invite(connection, reader, record)
+        if number not in [each.id for each in await _waiting(connection, record, organisation)]:
             raise SharingError("there is no such invitation", missing=True)
         await invitations.end(connection, number)
 
 
-async def _waiting(connection: Connection, record: uuid.UUID) -> list[Waiting]:
+async def _waiting(connection: Connection, record: uuid.UUID, organisation: uuid.UUID | None = None) -> list[Waiting]:
+    """Of an organisation those that it made itself."""
     rows = await connection.fetch(
         """
         SELECT id, email, labels, acts, until, expires_at FROM invitation
-        WHERE record_id = $1 AND kind = 'carer' AND used_at IS NULL AND expires_at > now() ORDER BY created_at
+        WHERE record_id = $1 AND kind = 'carer' AND used_at IS NULL AND expires_at > now()
+        AND ($2::uuid IS NULL OR organisation_id = $2) ORDER BY created_at
         """,
         record,
+        organisation,
     )
     return [Waiting(row["id"], row["email"], tuple(row["labels"]), row["acts"], row["until"], row["expires_at"])
             for row in rows]  # fmt: skip
@@ -118,10 +130,19 @@ async def begin(connection: Connection, invitation: Invitation, account: Account
     if account.record_id == offer.record:
         raise SharingError("this is your own record: you see it anyway")
     await sharing.lock(connection, offer.record)
+    if invitation.organisation_id is not None:
+        if await sharing.sixteen(connection, offer.record) is None:
+            raise SharingError("the invitation is over: the patient is 16 and decides himself")
+        if await sharing.was_refused(connection, offer.record, account.id):
+            raise SharingError("the patient has said no")
     owner = await connection.fetchval("SELECT id FROM account WHERE record_id = $1 AND ended_at IS NULL", offer.record)
     inviting = Reader(offer.invited_by, offer.record, own=offer.record, account=owner)
     await sharing.write(connection, inviting, offer.record, account.id, CARER, offer.labels, acts=offer.acts,
                         until=offer.until)  # fmt: skip
+    if owner is not None:
+        found = await accounts.by_id(connection, owner)
+        if found is not None and found.email and found.email_verified:
+            await letters.write(connection, "carer-came", found.email, name=found.name, carer=account.name)
 
 
 async def accept(pool: Pool, invitation: Invitation, account: Account) -> None:

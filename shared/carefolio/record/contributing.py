@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carefolio.cloud.database import Connection
+from carefolio.fhir import text
 from carefolio.fhir.definitions import compartment, search_parameters
 from carefolio.fhir.errors import error
 from carefolio.fhir.paths import compile_path
@@ -17,10 +18,14 @@ from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references
 from carefolio.record.labelling import label_by_origin
 from carefolio.record.labels import ALWAYS_GENERAL, GENERAL, label_in
-from carefolio.record.rows import Row
+from carefolio.record.rows import Known, Row
 from carefolio.record.write import Origin
 
+if TYPE_CHECKING:
+    from carefolio.record.resources import Operation
+
 AUTHOR = f"{BASE}/CodeSystem/author"
+_DIRECTORY = ("CareTeam", "Practitioner", "PractitionerRole")
 
 
 async def for_whom(
@@ -55,8 +60,8 @@ async def new_label(connection: Connection, reader: Reader, resource: dict[str, 
 
 
 async def acts(connection: Connection, reader: Reader, record: uuid.UUID) -> bool:
-    """Whether the patient of a record lets a carer act in his name."""
-    return bool(
+    """Whether the patient of a record lets a carer act in his name, and the record is open to him."""
+    return await are_open(connection, reader, [record]) and bool(
         await connection.fetchval(
             """
             SELECT EXISTS (
@@ -69,6 +74,30 @@ async def acts(connection: Connection, reader: Reader, record: uuid.UUID) -> boo
             reader.account,
         )
     )
+
+
+async def check_author(
+    connection: Connection, reader: Reader, operation: Operation, current: Known | None, number: uuid.UUID
+) -> None:
+    """Raise FhirError for what is not this writer's, though it is in a record that he may write into.
+
+    A carer changes what he wrote himself; teams' and professionals' numbers in the directory are ours.
+    """
+    if operation.type in _DIRECTORY and current is None and operation.id is not None and not operation.directory:
+        taken = await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM account WHERE id = $1 UNION ALL SELECT FROM team WHERE id = $1)", number
+        )
+        if taken:
+            raise error(403, "forbidden", "the id is one of the directory's own", operation.place)
+    if reader.acts_for is None:
+        return
+    if operation.type in ("Consent", "Patient"):
+        raise error(403, "forbidden", "a carer does not write who the patient is, or what he shares", operation.place)
+    if current is not None:
+        name = await connection.fetchval("SELECT name FROM account WHERE id = $1", reader.account)
+        tags = text.loads(current.content or "{}").get("meta", {}).get("tag", [])
+        if {"system": AUTHOR, "code": "carer", "display": name} not in tags:
+            raise error(403, "forbidden", "a carer changes what he wrote himself", operation.place)
 
 
 async def marked(connection: Connection, reader: Reader, resource: dict[str, Any]) -> dict[str, Any]:

@@ -13,21 +13,20 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.identity import letters, webhooks
 from carefolio.mapping.codes import BASE
 from carefolio.record import resources
-from carefolio.record.access import Reader
-from carefolio.record.arguments import Arguments
+from carefolio.record.access import Reader, readable
 from carefolio.record.consents import GRANTEE
 from carefolio.record.corrections import check_speaks, checked, tell_patient
-from carefolio.record.items import Item, chosen_items
+from carefolio.record.ids import internal_id, uuid7
+from carefolio.record.items import Item, several
 from carefolio.record.labelling import of_team
 from carefolio.record.labels import GENERAL, SYSTEM
 from carefolio.record.resources import Operation
-from carefolio.record.search_terms import condition
 from carefolio.record.sharing import SharingError
 
 CONVERSATION = f"{BASE}/Id/conversation"
 TEAM, PATIENT = "team", "patient"
 _LONGEST_TOPIC = 200
-_MOST_MESSAGES = 500
+_MOST = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,15 @@ class Conversation:
     ended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What somebody said in a conversation, and who he was then."""
+
+    at: datetime
+    sender: str
+    text: str
+
+
 async def begin(pool: Pool, reader: Reader, record: uuid.UUID, team: uuid.UUID, topic: str, text: str) -> Conversation:
     """Write to a team (or, as its member, to a patient) for the first time. Raises SharingError and FhirError."""
     topic, said = " ".join(checked("topic", topic).split()), checked("text", text)
@@ -58,11 +66,17 @@ async def begin(pool: Pool, reader: Reader, record: uuid.UUID, team: uuid.UUID, 
             "INSERT INTO conversation (id, record_id, team_id, topic, waits_for) VALUES ($1, $2, $3, $4, $5)",
             number, record, team, topic, _other(reader),
         )  # fmt: skip
-        [made] = await _found(connection, "conversation.id = $1", number)
+        [made] = await _found(connection, None, "conversation.id = $1", number)
     try:
         await _say(pool, reader, made, said)
     except BaseException:
-        await pool.execute("DELETE FROM conversation WHERE id = $1", number)
+        await pool.execute(
+            """
+            WITH gone AS (DELETE FROM conversation_message WHERE conversation_id = $1)
+            DELETE FROM conversation WHERE id = $1
+            """,
+            number,
+        )
         raise
     return made
 
@@ -79,7 +93,7 @@ async def reply(pool: Pool, reader: Reader, number: uuid.UUID, text: str) -> Con
         await connection.execute(
             "UPDATE conversation SET last_at = now(), waits_for = $2 WHERE id = $1", number, _other(reader)
         )
-        [made] = await _found(connection, "conversation.id = $1", number)
+        [made] = await _found(connection, None, "conversation.id = $1", number)
     await _say(pool, reader, made, said)
     return made
 
@@ -99,6 +113,7 @@ async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Conve
         await check_speaks(connection, reader, record)
         return await _found(
             connection,
+            reader,
             "record_id IN (SELECT every.id FROM record asked JOIN record every USING (person_id) WHERE asked.id = $1)",
             record,
         )
@@ -109,6 +124,7 @@ async def inbox(pool: Pool, reader: Reader, *, waiting: bool = True) -> list[Con
     async with pool.acquire() as connection:
         found = await _found(
             connection,
+            reader,
             "team_id IN (SELECT team_id FROM account_team WHERE account_id = $1) AND conversation.ended_at IS NULL"
             " AND (waits_for = 'team' OR NOT $2)",
             reader.account, waiting,
@@ -142,15 +158,20 @@ async def teams_of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list
     return [(row["id"], row["name"]) for row in rows]
 
 
-async def read(pool: Pool, reader: Reader, number: uuid.UUID) -> tuple[Conversation, list[Item]]:
+async def read(pool: Pool, reader: Reader, number: uuid.UUID) -> tuple[Conversation, list[Message]]:
     """A conversation and its messages, the first first, as far as the reader sees them. Raises SharingError."""
     async with pool.acquire() as connection:
         known = await _one(connection, reader, number)
-        arguments = Arguments(organisation_id=reader.organisation_id)
-        wanted = condition("Communication", "identifier", f"{CONVERSATION}|{number}", arguments)
-        found = await chosen_items(connection, reader, known.patient, f"type = 'Communication' AND {wanted}", arguments,
-                                   count=_MOST_MESSAGES)  # fmt: skip
-    return known, found[::-1]
+        rows = await connection.fetch(
+            "SELECT resource_id, sender FROM conversation_message WHERE conversation_id = $1 LIMIT $2", number, _MOST
+        )
+        senders = {row["resource_id"]: row["sender"] for row in rows}
+        found = await several(connection, reader, known.patient, list(senders))
+    return known, [Message(each.at, senders[each.number], _words(each)) for each in found[::-1]]
+
+
+def _words(item: Item) -> str:
+    return "\n".join(str(each.get("contentString", "")) for each in item.resource.get("payload", ()))
 
 
 def _other(reader: Reader) -> str:
@@ -158,7 +179,7 @@ def _other(reader: Reader) -> str:
 
 
 async def _one(connection: Connection, reader: Reader, number: uuid.UUID) -> Conversation:
-    found = await _found(connection, "conversation.id = $1", number)
+    found = await _found(connection, reader, "conversation.id = $1", number)
     if not found:
         raise SharingError("there is no such conversation", missing=True)
     if reader.is_professional:
@@ -208,7 +229,8 @@ async def _say(pool: Pool, reader: Reader, conversation: Conversation, text: str
         "identifier": {"system": GRANTEE, "value": str(conversation.team_id)},
         "display": conversation.team,
     }
-    person = {"type": "Practitioner", "display": f"{name}, {conversation.team}"}
+    sender = f"{name}, {conversation.team}" if reader.is_professional else name
+    number = uuid7()
     made: dict[str, Any] = {
         "resourceType": "Communication",
         "identifier": [{"system": CONVERSATION, "value": str(conversation.id)}],
@@ -216,13 +238,20 @@ async def _say(pool: Pool, reader: Reader, conversation: Conversation, text: str
         "subject": patient,
         "topic": {"text": conversation.topic},
         "sent": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sender": person if reader.is_professional else patient | {"display": name},
+        "sender": {"type": "Practitioner", "display": sender} if reader.is_professional else patient
+        | {"display": sender},
         "recipient": [patient if reader.is_professional else team],
         "payload": [{"contentString": text}],
-    }
+    }  # fmt: skip
     if label != GENERAL:
         made["meta"] = {"security": [{"system": SYSTEM, "code": label}]}
-    await resources.commit(pool, reader, [Operation("POST", "Communication", resource=made)])
+    resources.check(made, "Communication")
+    # Known as one of the conversation's before it is there: whatever else an app writes is none.
+    await pool.execute(
+        "INSERT INTO conversation_message (resource_id, conversation_id, sender) VALUES ($1, $2, $3)",
+        internal_id("Communication", str(number)), conversation.id, sender,
+    )  # fmt: skip
+    await resources.commit(pool, reader, [Operation("PUT", "Communication", str(number), resource=made)])
     async with pool.acquire() as connection, connection.transaction():
         if reader.is_professional:
             await tell_patient(connection, conversation.patient, "message")
@@ -233,14 +262,22 @@ async def _say(pool: Pool, reader: Reader, conversation: Conversation, text: str
     letters.kick()
 
 
-async def _found(connection: Connection, where: str, *arguments: object) -> list[Conversation]:
+async def _found(connection: Connection, reader: Reader | None, where: str, *arguments: object) -> list[Conversation]:
+    """Conversations of which the reader sees a message; without one, for the library itself, any."""
+    values = list(arguments)
+    seen = "true"
+    if reader is not None:
+        seen = f"""EXISTS (
+            SELECT FROM conversation_message said JOIN resource ON resource.id = said.resource_id
+            WHERE said.conversation_id = conversation.id AND {readable(reader, values)}
+        )"""
     rows = await connection.fetch(
         f"""
         SELECT conversation.*, team.name AS team, organisation.name AS organisation FROM conversation
         JOIN team ON team.id = team_id JOIN organisation ON organisation.id = team.organisation_id
-        WHERE {where} ORDER BY last_at DESC LIMIT 200
-        """,  # noqa: S608 - the condition is ours
-        *arguments,
+        WHERE {where} AND {seen} ORDER BY last_at DESC LIMIT 200
+        """,  # noqa: S608 - the conditions are ours
+        *values,
     )
     return [_conversation(row) for row in rows]
 

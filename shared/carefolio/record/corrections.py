@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -15,7 +16,7 @@ from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection, Pool
 from carefolio.fhir import text as fhir_json
 from carefolio.identity import letters, webhooks
-from carefolio.record.access import Reader
+from carefolio.record.access import Reader, readable
 from carefolio.record.contributing import acts
 from carefolio.record.decisions import keep
 from carefolio.record.includes import logical_id
@@ -51,7 +52,7 @@ async def ask(pool: Pool, reader: Reader, record: uuid.UUID, number: uuid.UUID, 
     async with pool.acquire() as connection, connection.transaction():
         await check_speaks(connection, reader, record)
         item = await one(connection, reader, record, number)
-        if item is None or item.type == "Consent":
+        if item is None or item.type == "Consent" or not reader.may(item.type, "r"):
             raise SharingError("item: there is no such item in the record", missing=True)
         if item.own:
             raise SharingError("item: it is the patient's own: he changes it, or takes it away")
@@ -79,15 +80,13 @@ async def ask(pool: Pool, reader: Reader, record: uuid.UUID, number: uuid.UUID, 
 
 
 async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Correction]:
-    """What was asked of a record, the newest first. Raises SharingError."""
+    """What was asked of a record, of what the reader sees of it, the newest first. Raises SharingError."""
     async with pool.acquire() as connection:
         await check_speaks(connection, reader, record)
-        return await _found(
-            connection,
-            "correction.record_id IN (SELECT every.id FROM record asked JOIN record every USING (person_id)"
-            " WHERE asked.id = $1)",
-            record,
-        )
+        arguments: list[Any] = [record]
+        open_to = readable(reader, arguments, "r")
+        of_person = "SELECT every.id FROM record asked JOIN record every USING (person_id) WHERE asked.id = $1"
+        return await _found(connection, f"correction.record_id IN ({of_person}) AND {open_to}", *arguments)
 
 
 async def of_organisation(pool: Pool, organisation: uuid.UUID, *, status: str = OPEN) -> list[Correction]:

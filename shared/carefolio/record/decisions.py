@@ -40,8 +40,12 @@ async def keep(
     await connection.execute(
         """
         WITH noted AS (
-            INSERT INTO audit (actor, action, patient_id, message_id)
-            SELECT $2, $3, patient, $4 FROM unnest(CASE WHEN $5::uuid[] = '{}' THEN '{NULL}' ELSE $5 END) AS t (patient)
+            INSERT INTO audit (actor, organisation_id, action, patient_id, message_id)
+            SELECT $2, coalesce(
+                (SELECT organisation_id FROM account WHERE id = substring($2 FROM '^account/([0-9a-f-]{36})')::uuid),
+                (SELECT organisation_id FROM sender WHERE id = substring($2 FROM '^sender/([0-9a-f-]{36})')::uuid),
+                (SELECT organisation_id FROM client WHERE id = substring($2 FROM 'client/(\\S+)$'))
+            ), $3, patient, $4 FROM unnest(CASE WHEN $5::uuid[] = '{}' THEN '{NULL}' ELSE $5 END) AS t (patient)
         )
         INSERT INTO decision (id, actor, kind, message_id, patients, doubt, details) VALUES ($1, $2, $3, $4, $5, $6, $7)
         """,

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from carefolio.cloud.database import Pool
+from carefolio.identity import sealed
 from carefolio.record import resources
 from carefolio.record.access import Reader
 from carefolio.record.consents import GRANTEE
@@ -44,14 +45,16 @@ async def publish(pool: Pool, team: uuid.UUID, actor: str, *, left: uuid.UUID | 
         role = [_COORDINATOR] if each["coordinator"] else []
         if each["there"]:
             participants.append({"member": who} | ({"role": role} if role else {}))
-        number = str(uuid.uuid5(team, str(each["id"])))
+        number = role_number(team, each["id"])
         made = {
             "resourceType": "PractitionerRole", "id": number, "active": each["there"], "practitioner": who,
             "organization": organisation, "specialty": [{"text": row["name"]}],
         }  # fmt: skip
         operations.append(practitioner(each["id"], each["name"]))
         operations.append(
-            Operation("PUT", "PractitionerRole", number, resource=made | ({"code": role} if role else {}))
+            Operation(
+                "PUT", "PractitionerRole", number, directory=True, resource=made | ({"code": role} if role else {})
+            )
         )
     care_team = {
         "resourceType": "CareTeam", "id": str(team), "identifier": [{"system": GRANTEE, "value": str(team)}],
@@ -59,7 +62,7 @@ async def publish(pool: Pool, team: uuid.UUID, actor: str, *, left: uuid.UUID | 
     }  # fmt: skip
     if participants:
         care_team["participant"] = participants
-    operations.append(Operation("PUT", "CareTeam", str(team), resource=care_team))
+    operations.append(Operation("PUT", "CareTeam", str(team), directory=True, resource=care_team))
     await resources.commit(pool, Reader(actor, row["organisation_id"]), operations)
 
 
@@ -68,4 +71,9 @@ def practitioner(account: uuid.UUID, name: str) -> Operation:
     given, _, family = name.rpartition(" ")
     called = {"text": name, "family": family} | ({"given": given.split()} if given.strip() else {})
     made = {"resourceType": "Practitioner", "id": str(account), "active": True, "name": [called]}
-    return Operation("PUT", "Practitioner", str(account), resource=made)
+    return Operation("PUT", "Practitioner", str(account), directory=True, resource=made)
+
+
+def role_number(team: uuid.UUID, account: uuid.UUID) -> str:
+    """The id of a member's PractitionerRole; nobody else can make it up, and take it before."""
+    return str(uuid.UUID(bytes=sealed.mac("practitioner-role", f"{team} {account}")[:16], version=4))

@@ -20,10 +20,12 @@ from carefolio.record.arguments import Arguments
 from carefolio.record.masking import masked
 from carefolio.record.search_terms import condition
 from carefolio.view.sections import SECTIONS, Section
+from carefolio.view.telling import tell
 
 Place = tuple[datetime, uuid.UUID]
 _AT = "coalesce(date_from, last_updated)"
 _MOST_WORDS = 8
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ async def of_kinds(
     """A page of several types together: a timeline.
 
     Asked may be ``count``; ``after`` which place it begins; ``start`` and ``end`` of the days; ``words`` that are
-    somewhere in the item, all of them.
+    somewhere in the item, all of them; ``newest``: in the order in which they came.
     """
     return await _page(pool, reader, record, kinds, "true", Arguments(organisation_id=reader.organisation_id), **asked)
 
@@ -85,15 +87,34 @@ async def _page(
     start: datetime | None = None,
     end: datetime | None = None,
     words: str = "",
+    newest: bool = False,
 ) -> list[Item]:
     chosen += f" AND type = ANY({arguments.add([kind for kind in kinds if reader.may(kind, 'r')])}::text[])"
     if start is not None:
         chosen += f" AND {_AT} >= {arguments.add(start)}::timestamptz"
     if end is not None:
         chosen += f" AND {_AT} < {arguments.add(end)}::timestamptz"
-    for word in words.split()[:_MOST_WORDS]:
-        chosen += f" AND position({arguments.add(word.casefold())}::text in lower(content)) > 0"
-    return await chosen_items(pool, reader, record, chosen, arguments, count=count, after=after)
+    wanted = words.casefold().split()[:_MOST_WORDS]
+    if not wanted:
+        return await chosen_items(pool, reader, record, chosen, arguments, count=count, after=after, newest=newest)
+    # Looked for in what the reader is shown: what is masked is not found either.
+    found: list[Item] = []
+    while len(found) < count:
+        made = Arguments(values=list(arguments.values), organisation_id=reader.organisation_id)
+        page = await chosen_items(pool, reader, record, chosen, made, count=_AT_ONCE, after=after)
+        found += [each for each in page if _has_words(each, wanted)]
+        if len(page) < _AT_ONCE:
+            break
+        after = (page[-1].at, page[-1].number)
+    return found[:count]
+
+
+def _has_words(item: Item, wanted: Sequence[str]) -> bool:
+    told = tell(item.resource)
+    parts = (told.title, told.value, told.text, told.flag, told.status, *item.organisations, item.team,
+             *(value for _, value in told.facts), *(f"{part.title} {part.value}" for part in told.parts))  # fmt: skip
+    said = " ".join(parts).casefold()
+    return all(word in said for word in wanted)
 
 
 async def by_code(
@@ -158,6 +179,7 @@ async def chosen_items(
     *,
     count: int,
     after: Place | None = None,
+    newest: bool = False,
 ) -> list[Item]:
     """The items of a record that fulfil ``chosen``, whose values are in ``arguments``; their readers are noted."""
     source, allowed = resources(reader, arguments.values), readable(reader, arguments.values)
@@ -170,7 +192,7 @@ async def chosen_items(
         WITH found AS (
             SELECT id, version, type, patient_id, {_AT} AS at, last_updated, label, organisations, team_id
             FROM {source} WHERE patient_id = ANY({records}) AND {allowed} AND {chosen}
-            ORDER BY {_AT} DESC, id DESC LIMIT {arguments.add(count)}
+            ORDER BY {"last_updated" if newest else _AT} DESC, id DESC LIMIT {arguments.add(count)}
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
             SELECT {actor}::text, {organisation}::uuid, 'read', patient_id, string_agg(DISTINCT type, ',') FROM found
@@ -180,7 +202,7 @@ async def chosen_items(
             SELECT name FROM organisation WHERE organisation.id = ANY(organisations) ORDER BY organisation.created_at
         ) AS names
         FROM found JOIN {opened(reader, arguments.values)} USING (id, version) LEFT JOIN team ON team.id = team_id
-        ORDER BY at DESC, id DESC
+        ORDER BY {"last_updated" if newest else "at"} DESC, id DESC
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments.values,
     )

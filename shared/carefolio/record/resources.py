@@ -26,7 +26,7 @@ from carefolio.fhir.validation import validate
 from carefolio.record import integrity, masking, national, parameters, search
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.consents import GRANTEE
-from carefolio.record.contributing import for_whom, marked, new_label, patient_of
+from carefolio.record.contributing import check_author, for_whom, marked, new_label, patient_of
 from carefolio.record.ids import internal_id, uuid7
 from carefolio.record.includes import logical_id
 from carefolio.record.references import names_of, resolved
@@ -46,7 +46,7 @@ class Operation:
 
     ``query`` is If-None-Exist of a POST, the search of a conditional PUT, PATCH or DELETE. ``if_match``: the versions
     of which one must be current (none: any); ``if_absent``: there must be none. ``full_url`` is what other entries of
-    a bundle call it; ``place`` names it in errors.
+    a bundle call it; ``place`` names it in errors; ``directory``: it is a line of our own directory.
     """
 
     method: str
@@ -60,6 +60,7 @@ class Operation:
     full_url: str = ""
     place: str = ""
     many: bool = False
+    directory: bool = False
 
 
 @dataclass(slots=True)
@@ -316,6 +317,7 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     if operation.if_absent and live:
         raise error(412, "conflict", "the resource is there already", operation.place)
     assert work.number is not None
+    await check_author(connection, made.reader, operation, current if live else None, work.number)
     if operation.method == "DELETE":
         if current is None or not live:
             work.done = Result(204, operation.type, work.id, current.version if current else 0, made.now, None)

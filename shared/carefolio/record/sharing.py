@@ -38,7 +38,7 @@ class SharingError(Exception):
 
 async def decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> bool:
     """Whether it is the reader who decides about a record: his own, or one that is joined to it, and not frozen."""
-    if reader.own is None:
+    if reader.own is None or reader.acts_for is not None:
         return False
     return bool(
         await connection.fetchval(
@@ -169,6 +169,21 @@ async def is_on(pool: Pool | Connection, record: uuid.UUID) -> bool:
                        WHERE asked.id = $1 AND every.sharing_off_at IS NOT NULL)
         """,
         record,
+    )
+
+
+async def is_its_own(pool: Pool | Connection, record: uuid.UUID, organisation: uuid.UUID) -> bool:
+    """Whether an organisation contributes to this very record, whatever it is joined to."""
+    return bool(
+        await pool.fetchval(
+            """
+            SELECT EXISTS (
+                SELECT FROM resource WHERE id = $1 AND type = 'Patient' AND organisations @> ARRAY[$2::uuid]
+            )
+            """,
+            record,
+            organisation,
+        )
     )
 
 
@@ -330,6 +345,23 @@ async def _end(connection: Connection, reader: Reader, record: uuid.UUID, grante
         grantee,
         reader.actor,
         reader.account,
+    )
+
+
+async def was_refused(connection: Connection, record: uuid.UUID, grantee: uuid.UUID) -> bool:
+    """Whether the patient's living word about somebody is a no."""
+    return bool(
+        await connection.fetchval(
+            """
+            SELECT EXISTS (
+                SELECT FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+                WHERE asked.id = $1 AND s.grantee = $2 AND s.kind = 'explicit' AND s.labels = '{}'
+                AND s.ended_at IS NULL
+            )
+            """,
+            record,
+            grantee,
+        )
     )
 
 

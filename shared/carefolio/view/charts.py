@@ -53,8 +53,8 @@ def line_chart(
 
     said = f"{title}: {len(points)} value{'s' if len(points) > 1 else ''} from {_day(first)} to {_day(last)}"
     drawn = [
-        f'<svg class="chart" viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-labelledby="chart-title">',
-        f'<title id="chart-title">{escape(said)}. The table below has every value.</title>',
+        f'<svg class="chart" viewBox="0 0 {_WIDE} {_HIGH}" role="img"'
+        f' aria-label="{escape(said)}. All are listed below.">',
     ]
     if low is not None or high is not None:
         upper = y(min(high, top)) if high is not None else _TOP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -91,9 +92,9 @@ def _block(line: Line, styles: Any) -> Iterable[Any]:
     from reportlab.platypus import Paragraph
 
     told = line.told
-    head = f"<b>{escape(told.title)}</b>"
+    head = f"<b>{escape(_short(told.title))}</b>"
     if told.value:
-        head += f"  {escape(told.value)}"
+        head += f"  {escape(_short(told.value))}"
     if told.flag:
         head += f"  <b>({escape(told.flag)})</b>"
     if told.status:
@@ -101,10 +102,24 @@ def _block(line: Line, styles: Any) -> Iterable[Any]:
     yield Paragraph(head, styles["item"])
     said = [telling.moment(told.when) if told.when else "", f"usual: {told.usual}" if told.usual else ""]
     said += [f"from {line.source}" if line.source else "", *(f"{name}: {value}" for name, value in told.facts)]
-    yield Paragraph(escape(" · ".join(filter(None, said))), styles["small"])
+    for piece in _pieces(" · ".join(filter(None, said))):
+        yield Paragraph(escape(piece), styles["small"])
     for paragraph in told.text.split("\n"):
-        if paragraph.strip():
-            yield Paragraph(escape(paragraph), styles["text"])
+        for piece in _pieces(paragraph):
+            yield Paragraph(escape(piece), styles["text"])
+
+
+_LONGEST_PIECE, _LONGEST_WORD = 2000, 60
+
+
+def _short(text: str) -> str:
+    return next(iter(_pieces(text)), "")
+
+
+def _pieces(text: str) -> Iterable[str]:
+    """A paragraph in pieces that can be set in a moment: reportlab takes minutes for a word of a page."""
+    plain = re.sub(rf"(\S{{{_LONGEST_WORD}}})(?=\S)", r"\1 ", text.strip())
+    return (plain[at : at + _LONGEST_PIECE] for at in range(0, len(plain), _LONGEST_PIECE))
 
 
 def _styles() -> Any:

@@ -121,10 +121,11 @@ def moment(text: str) -> str:
 
 def _london(text: str) -> datetime:
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return datetime.fromisoformat(text[:10]).replace(tzinfo=LONDON)
-    return (found if found.tzinfo else found.replace(tzinfo=LONDON)).astimezone(LONDON)
+        # A leap second is a minute's last.
+        found = datetime.fromisoformat(re.sub(r"(T\d\d:\d\d):60", r"\1:59", text))
+        return (found if found.tzinfo else found.replace(tzinfo=LONDON)).astimezone(LONDON)
+    except (ValueError, OverflowError):
+        return datetime.fromisoformat(text[:10]).replace(hour=12, tzinfo=LONDON)
 
 
 def today() -> date:

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from carefolio.doors.pages import Form
 from carefolio.doors.portal.frame import OWN, PER_PAGE, Refusal, Visit, first_error, plain_form, plain_page
 from carefolio.identity import invitations
-from carefolio.record import caring, caseload, finding, glass
+from carefolio.record import caring, caseload, finding, glass, items
 from carefolio.record.sharing import SharingError
 
 
@@ -71,10 +71,15 @@ async def invite(visit: Visit, form: Form) -> Response:
     """POST /invite. The code is shown once, for a letter."""
     owner = visit.session.account.organisation_id
     assert owner is not None
+    trusted = "administrator" in visit.roles
     try:
+        record = await invitations.record_of(visit.pool, form.get("nhs_number"))
+        if not trusted and (record is None or await items.one(visit.pool, visit.reader, record, record) is None):
+            raise SharingError("you see no record with that NHS number")
         made = await invitations.invite_patient(
-            visit.pool, owner, nhs_number=form.get("nhs_number"), email=form.get("email").strip() or None
-        )
+            visit.pool, owner, nhs_number=form.get("nhs_number"), actor=visit.reader.actor,
+            email=(form.get("email").strip() or None) if trusted else None, known_address=not trusted,
+        )  # fmt: skip
     except Refusal as error:
         said = first_error(error, ("nhs_number",)).get("", str(error))
         return _invite(visit, form, {"email" if "e-mail" in said else "nhs_number": said})

@@ -37,7 +37,7 @@ _SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf
 
 async def home(visit: Visit) -> Response:
     """GET /record: what is new, what comes, what is on its way."""
-    found = await items.of_kinds(visit.pool, visit.reader, visit.record, KINDS, count=_NEW)
+    found = await items.of_kinds(visit.pool, visit.reader, visit.record, KINDS, count=_NEW, newest=True)
     coming = [each for each in await items.of_section(visit.pool, visit.reader, visit.record, SECTIONS["appointments"],
                                                       count=50) if not tell(each.resource).is_past]  # fmt: skip
     delayed = await items.delayed(visit.pool, visit.reader, visit.record) if visit.is_own else []

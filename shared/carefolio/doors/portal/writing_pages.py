@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -182,12 +181,7 @@ async def conversation(visit: Visit, text: str = "", errors: dict[str, str] | No
     known, said = await conversations.read(visit.pool, visit.reader, visit.number("conversation"))
     if visit.patient is not None and known.patient != visit.record:
         raise HTTPException(404, "there is no such conversation")
-    shown: list[dict[str, Any]] = [
-        {"sender": each.resource.get("sender", {}).get("display", "") or "the patient", "at": each.at,
-         "text": each.resource["payload"][0].get("contentString", "")}
-        for each in said
-    ]  # fmt: skip
-    return visit.page("conversation.html", status=400 if errors else 200, known=known, said=shown, text=text,
+    return visit.page("conversation.html", status=400 if errors else 200, known=known, said=said, text=text,
                       errors=errors or {})  # fmt: skip
 
 

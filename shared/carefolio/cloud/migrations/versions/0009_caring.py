@@ -54,6 +54,15 @@ STATEMENTS = (
         ended_at timestamptz
     )
     """,
+    # sender: who he was when he wrote; what a message says is in its Communication.
+    """
+    CREATE TABLE conversation_message (
+        resource_id uuid PRIMARY KEY,
+        conversation_id uuid NOT NULL REFERENCES conversation,
+        sender text NOT NULL
+    )
+    """,
+    "CREATE INDEX conversation_message_conversation ON conversation_message (conversation_id)",
     "CREATE INDEX conversation_record ON conversation (record_id, last_at)",
     "CREATE INDEX conversation_team ON conversation (team_id, last_at)",
     "CREATE INDEX audit_organisation ON audit (organisation_id, id)",
