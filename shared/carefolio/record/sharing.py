@@ -138,6 +138,19 @@ async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Shari
     return await _of(pool, record)
 
 
+async def contributors(pool: Pool, record: uuid.UUID) -> list[str]:
+    """The organisations that contribute to a record, by name."""
+    rows = await pool.fetch(
+        """
+        SELECT DISTINCT organisation.name FROM record asked JOIN record every USING (person_id)
+        JOIN resource person ON person.id = every.id JOIN organisation ON organisation.id = ANY(person.organisations)
+        WHERE asked.id = $1 ORDER BY 1
+        """,
+        record,
+    )
+    return [row["name"] for row in rows]
+
+
 async def teams_like(pool: Pool, text: str) -> list[tuple[uuid.UUID, str, str]]:
     """Teams by a part of their name or their organisation's: number, name, organisation. What they are is no secret."""
     rows = await pool.fetch(

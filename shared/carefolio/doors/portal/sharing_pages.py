@@ -33,7 +33,8 @@ async def show(visit: Visit) -> Response:
     found = await sharing.of_record(visit.pool, visit.reader, visit.record)
     waiting = await caring.waiting(visit.pool, visit.reader, visit.record)
     on = await sharing.is_on(visit.pool, visit.record)
-    return visit.page("sharing.html", found=found, waiting=waiting, on=on, labels=LABELS)
+    contributors = await sharing.contributors(visit.pool, visit.record)
+    return visit.page("sharing.html", found=found, waiting=waiting, on=on, labels=LABELS, contributors=contributors)
 
 
 async def switch(visit: Visit, form: Form) -> Response:
