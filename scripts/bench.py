@@ -447,10 +447,24 @@ def consent() -> None:
     settings.cache_clear()
 
 
+def portal() -> None:
+    """The pages of a patient with 20,000 items."""
+    import bench_portal
+
+    before = dict(os.environ)
+    with installation() as (port, environment, _):
+        Installation(Path(environment["CAREFOLIO_HOME"]), port).enter()
+        bench_portal.measure(row, port)
+    os.environ.clear()
+    os.environ.update(before)
+    settings.cache_clear()
+
+
 PARTS = {
     "doors": doors,
     "people": people,
     "consent": consent,
+    "portal": portal,
     "parse": parse,
     "cold": cold,
     "fhir": fhir,

@@ -63,6 +63,8 @@ async def test_a_patient_registers_signs_in_and_adds_a_passkey(
     await page.click("button:has-text('Sign in')")
     await page.fill("#code", await people.mailbox.code(who.email))
     await page.click("text=Continue")
+    assert await page.inner_text("h1") == "Your health record"
+    await page.click("header a >> text=Pat")
     assert await page.inner_text("h1") == "Your account"
     await with_authenticator(context, page)
     await page.fill("#passkey-name", "my phone")
@@ -78,7 +80,8 @@ async def test_a_patient_registers_signs_in_and_adds_a_passkey(
     await page.fill("#password", PASSWORD)
     await page.click("button:has-text('Sign in')")
     await page.click("button:has-text('Use a passkey')")
-    await page.wait_for_url("**/account")
+    await page.wait_for_url("**/record")
+    await page.goto(page.url.replace("/record", "/account"))
     assert "Where you are signed in" in await page.inner_text("main")
     assert complaints(said) == []
     await context.close()
@@ -137,7 +140,7 @@ def demonstration(homes: Callable[[], Path]) -> Iterator[Running]:
 @pytest.mark.parametrize(
     ("person", "title"),
     [
-        ("Gwen Aldersley", "Your account"),
+        ("Gwen Aldersley", "Your health record"),
         ("Another date of birth", "We cannot open your record"),
         ("Somebody of 12", "You must be 16 or older"),
         ("Somebody without NHS number", "We cannot find your record"),
@@ -167,6 +170,8 @@ async def test_the_stand_in_nhs_app_and_organisation(browser: Browser, demonstra
     await page.fill("#work_email", "asha.verity@whitcombe.example")
     await page.click("form[action='/login/organisation'] button")
     await page.click("button:has-text('Asha Verity')")
+    assert await page.inner_text("h1") == "Patients"
+    await page.goto(f"{demonstration.url}/account")
     assert "asha.verity@whitcombe.example" in await page.inner_text("main")
     await context.close()
 

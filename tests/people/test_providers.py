@@ -277,7 +277,7 @@ async def test_a_state_is_good_once_and_in_the_browser_that_began(
     assert "too old" in (await thief.get(callback)).title
     async with visitor.http.get(page.url, allow_redirects=False):
         pass
-    assert (await visitor.get(callback)).path == "/account"
+    assert (await visitor.get(callback)).path == "/record"
     assert "too old" in (await visitor.get(callback)).title
     for wrong in ("", "made-up"):
         assert (await visitor.get(f"/login/with/{there.name}/callback?code=x&state={wrong}")).status == 403
@@ -425,7 +425,7 @@ async def test_the_nhs_app_opens_a_page_without_a_form(people: People, visitor: 
     for evil in ("https://evil.example", "//evil.example/x", "/\\evil.example"):
         there.provider.answer = {}
         page = await there.sign_in(visitor, f"/nhs-login/login?{urlencode({'phrPath': evil})}")
-        assert page.path == "/account"
+        assert page.path == "/record"
 
 
 async def test_the_nhs_apps_word_is_checked_where_its_keys_are_known(

@@ -137,7 +137,7 @@ async def test_a_code_is_good_once_and_in_its_session_alone(
     await two.sign_in(who.email)
     await people.mailbox.code(who.email, but=1)
     assert "not right" in (await two.submit("/login/second", kind="code", code=code)).errors
-    assert (await one.submit("/login/second", kind="code", code=code)).path == "/account"
+    assert (await one.submit("/login/second", kind="code", code=code)).path == "/record"
     # Six digits are not guessed: after five the session waits.
     for _ in range(6):
         page = await two.submit("/login/second", kind="code", code="000000")
@@ -317,7 +317,7 @@ async def test_no_form_is_taken_from_elsewhere(people: People, visitor: Visitor,
 async def test_nobody_is_sent_to_another_site(people: People, visitor: Visitor, back: str) -> None:
     await people.patient(visitor)
     page = await visitor.get(f"/login?next={back}")
-    assert page.path == "/account"
+    assert page.path == "/record"
 
 
 async def test_an_operator_sees_unlocks_and_ends(

@@ -97,7 +97,9 @@ async def _page(
     wanted = words.casefold().split()[:_MOST_WORDS]
     if not wanted:
         return await chosen_items(pool, reader, record, chosen, arguments, count=count, after=after, newest=newest)
-    # Looked for in what the reader is shown: what is masked is not found either.
+    for word in wanted:
+        chosen += f" AND position({arguments.add(word)}::text in lower(content)) > 0"
+    # And looked for in what the reader is shown: what is masked is not found.
     found: list[Item] = []
     while len(found) < count:
         made = Arguments(values=list(arguments.values), organisation_id=reader.organisation_id)
@@ -111,8 +113,8 @@ async def _page(
 
 def _has_words(item: Item, wanted: Sequence[str]) -> bool:
     told = tell(item.resource)
-    parts = (told.title, told.value, told.text, told.flag, told.status, *item.organisations, item.team,
-             *(value for _, value in told.facts), *(f"{part.title} {part.value}" for part in told.parts))  # fmt: skip
+    parts = (told.title, told.value, told.text, *(value for _, value in told.facts),
+             *(f"{part.title} {part.value}" for part in told.parts))  # fmt: skip
     said = " ".join(parts).casefold()
     return all(word in said for word in wanted)
 

@@ -29,7 +29,8 @@ from carefolio.view.sections import KINDS, SECTIONS, Section, section_of
 from carefolio.view.telling import LONDON, Told, tell
 
 _NEW = 8
-_TREND = 200
+_TREND = 120
+_MOST_ROWS = 50
 _MOST_CSV = 20_000
 # What a browser shows by itself, in a sandbox; the rest is downloaded.
 _SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf"}
@@ -184,8 +185,10 @@ async def trend(visit: Visit) -> Response:
     if not found:
         raise HTTPException(404, "there are no values of this test, or they are not shared with you")
     rows = _rows(visit, found)
-    return visit.page("trend.html", rows=rows, chart=_chart(found), title=rows[0]["told"].title,
-                      explanation=explanations.explain(found[0].resource))  # fmt: skip
+    return visit.page(
+        "trend.html", rows=rows[:_MOST_ROWS], more=len(rows) > _MOST_ROWS, chart=_chart(found),
+        title=rows[0]["told"].title, explanation=explanations.explain(found[0].resource),
+    )  # fmt: skip
 
 
 def _chart(found: Sequence[Item]) -> str:
