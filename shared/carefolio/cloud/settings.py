@@ -43,6 +43,7 @@ class Settings:
     pds_url: str
     pds_token_url: str
     pds_client_id: str
+    clamd_address: str
 
     @property
     def production(self) -> bool:
@@ -92,6 +93,7 @@ def settings() -> Settings:
         pds_url=env.get("PDS_URL", "").rstrip("/"),
         pds_token_url=env.get("PDS_TOKEN_URL", ""),
         pds_client_id=env.get("PDS_CLIENT_ID", ""),
+        clamd_address=env.get("CLAMD_ADDRESS", ""),
     )
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from carefolio.cloud import scanning
 from carefolio.cloud.database import Pool
 from carefolio.record import resources
 from carefolio.record.access import Reader
@@ -133,6 +134,11 @@ async def add_file(
     if len(content) > LARGEST_FILE:
         raise EntryError(f"file: at most {LARGEST_FILE // 1024 // 1024} MB")
     media = media_type(content)
+    try:
+        if not await scanning.is_clean(content):
+            raise EntryError("file: the virus scanner found something in it, and it is not taken")
+    except scanning.ScanError as error:
+        raise EntryError(f"file: {error}") from None
     when = _moment(at)
     made = {
         "resourceType": "DocumentReference",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import anyio.to_thread
 
 from carefolio.cloud.database import Pool
-from carefolio.record import items
+from carefolio.record import items, reading
 from carefolio.record.access import Reader
 from carefolio.record.items import Item
 from carefolio.record.sharing import SharingError
@@ -35,6 +35,23 @@ async def as_pdf(pool: Pool, reader: Reader, record: uuid.UUID) -> bytes:
     return await anyio.to_thread.run_sync(
         lambda: pdf.make(person.resource, parts, made_for=made_for, now=datetime.now(UTC))
     )
+
+
+async def as_bundle(pool: Pool, reader: Reader, record: uuid.UUID) -> bytes:
+    """All of it as one FHIR Bundle (collection). Raises SharingError."""
+    entries: list[str] = []
+    after = None
+    while True:
+        page = await reading.everything(pool, reader, record, count=1000, after=after)
+        if page is None:
+            raise SharingError("there is no such record, or it is not open", missing=True)
+        entries += [f'{{"resource":{found.content}}}' for found in page.found]
+        if page.cursor is None:
+            break
+        after = uuid.UUID(page.cursor)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    head = f'{{"resourceType":"Bundle","type":"collection","timestamp":"{now}","entry":['
+    return (head + ",".join(entries) + "]}").encode()
 
 
 def source(item: Item) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 import uuid
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from carefolio.cloud.database import Pool
@@ -18,17 +19,30 @@ _NHS_NUMBER = "https://fhir.nhs.uk/Id/nhs-number"
 
 
 async def patients(pool: Pool, reader: Reader, who: str) -> list[dict[str, Any]]:
-    """Those whom ``who`` means, an NHS number or the beginning of a family name: id, name, born, nhs_number.
+    """Those whom ``who`` means, an NHS number, a date of birth or the beginning of a family name: id, name, born,
+    nhs_number.
 
     Each of them leaves an audit line.
     """
     arguments = Arguments(organisation_id=reader.organisation_id)
     digits = re.sub(r"\s", "", who)
-    if digits.isdigit():
+    if born := _birth_date(who):
+        wanted = condition("Patient", "birthdate", born, arguments)
+    elif digits.isdigit():
         wanted = condition("Patient", "identifier", f"{_NHS_NUMBER}|{digits}", arguments)
     else:
         wanted = condition("Patient", "family", who.replace(",", r"\,"), arguments)
     return await _shown(pool, reader, wanted, arguments)
+
+
+def _birth_date(text: str) -> str:
+    """A date as people write it (3/4/1958, 1958-04-03); empty for what is none."""
+    if match := re.fullmatch(r"(\d{1,2})[/. ](\d{1,2})[/. ](\d{4})", text.strip()):
+        text = f"{match[3]}-{int(match[2]):02}-{int(match[1]):02}"
+    try:
+        return date.fromisoformat(text.strip()).isoformat() if "-" in text else ""
+    except ValueError:
+        return ""
 
 
 async def named(pool: Pool, reader: Reader, patients: Sequence[uuid.UUID]) -> list[dict[str, Any]]:

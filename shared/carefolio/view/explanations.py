@@ -21,7 +21,9 @@ def _explained() -> tuple[tuple[tuple[str, ...], str], ...]:
 
 def explain(resource: Mapping[str, Any]) -> str:
     """What a test is; empty for one of which nothing is said here."""
-    code = resource.get("code", {})
+    code = resource.get("code")
+    if not isinstance(code, dict):
+        return ""
     names = [str(code.get("text", "")), *(str(each.get("display", "")) for each in code.get("coding", ()))]
     said = f" {' '.join(names).casefold()} "
     return next((text for words, text in _explained() if any(word in said for word in words)), "")

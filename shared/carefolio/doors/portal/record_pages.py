@@ -23,7 +23,7 @@ from carefolio.record import export, items, provenance, reading
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references
 from carefolio.record.items import Item
-from carefolio.view import explanations, telling
+from carefolio.view import cda, explanations, telling
 from carefolio.view.charts import Line, Point, line_chart
 from carefolio.view.sections import KINDS, SECTIONS, Section, section_of
 from carefolio.view.telling import LONDON, Told, tell
@@ -309,9 +309,11 @@ def _files(visit: Visit, item: Item) -> list[dict[str, Any]]:
         made = {"title": attachment.get("title") or "Document", "media": media, "text": "",
                 "link": f"{visit.base}/files/{item.type}/{item.id}/{number}",
                 "image": media.partition(";")[0] in _SHOWN and media.startswith("image/")}  # fmt: skip
+        raw = base64.b64decode("".join(str(attachment["data"]).split()))
         if media.startswith("text/plain"):
-            raw = base64.b64decode("".join(str(attachment["data"]).split()))
             made["text"] = raw.decode("utf-8", "replace")[:200_000]
+        elif cda.is_cda(media, raw):
+            made["text"] = cda.plain_text(raw)
         files.append(made)
     return files
 
@@ -345,6 +347,13 @@ async def as_pdf(visit: Visit) -> Response:
     return Response(made, 200, {"Content-Disposition": 'attachment; filename="health-record.pdf"'}, "application/pdf")
 
 
+async def as_bundle(visit: Visit) -> Response:
+    """GET /record/record.json: the same as FHIR, for another app or another country."""
+    made = await export.as_bundle(visit.pool, visit.reader, visit.record)
+    headers = {"Content-Disposition": 'attachment; filename="health-record.json"'}
+    return Response(made, 200, headers, "application/fhir+json")
+
+
 async def older(visit: Visit) -> Response:
     """GET /record/as-it-was?day=: the record as of a day."""
     chosen = visit.query("day")
@@ -375,6 +384,7 @@ ROUTES: list[Route] = [
     *record_page("/trend", trend),
     *record_page("/as-it-was", older),
     *record_page("/record.pdf", as_pdf),
+    *record_page("/record.json", as_bundle),
     *record_page("/items/{type}/{id}", item),
     *record_page("/items/{type}/{id}/source", source),
     *record_page("/items/{type}/{id}/versions", versions),
