@@ -183,6 +183,43 @@ async def test_the_keyboard_is_enough(demonstration: Running, phone: BrowserCont
     assert page.url != f"{demonstration.url}/record"
 
 
+_NHS_APP = """
+window.said = [];
+window.nhsapp = {
+  tools: {isOpenInNHSApp: () => true},
+  navigation: {setBackAction: () => said.push("back"), goToHomepage: () => said.push("home")},
+  storage: {downloadFromBytes: (bytes, name, media) => said.push([name, media, atob(bytes).slice(0, 5)]),
+            addEventToCalendar: (...event) => said.push(event)},
+};
+"""
+
+
+async def test_inside_the_nhs_app(demonstration: Running, browser: Browser) -> None:
+    """Neither header nor footer of ours; its own way back, downloads and calendar."""
+    context = await browser.new_context(viewport=_PHONE, user_agent="nhsapp-android/3.1 Chrome/120")  # type: ignore[arg-type]
+    await context.route("https://www.nhsapp.service.nhs.uk/**", lambda route: route.fulfill(
+        body=_NHS_APP, content_type="text/javascript"))  # fmt: skip
+    page = await as_(context, demonstration.url, "patient")
+    assert await page.locator("header.top").count() == 0
+    await page.goto(f"{demonstration.url}/record/all")
+    await page.click("text=Print or keep: PDF")
+    said: list[Any] = []
+    for _ in range(100):
+        said = await page.evaluate("said")
+        if len(said) > 1:
+            break
+        await page.wait_for_timeout(50)
+    assert said == ["back", ["health-record.pdf", "application/pdf", "%PDF-"]]
+    await page.goto(f"{demonstration.url}/record/appointments")
+    await page.click("main li a >> nth=0")
+    if await page.locator("text=Add to your calendar").count():
+        await page.click("text=Add to your calendar")
+        title, _, _, start, end = (await page.evaluate("said"))[-1]
+        assert title
+        assert end > start > 0
+    await context.close()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("person", PEOPLE)
 async def test_every_page_is_for_everybody(demonstration: Running, browser: Browser, person: str) -> None:

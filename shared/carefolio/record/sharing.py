@@ -138,6 +138,26 @@ async def of_record(pool: Pool, reader: Reader, record: uuid.UUID) -> list[Shari
     return await _of(pool, record)
 
 
+async def seen_by(pool: Pool, account: uuid.UUID, record: uuid.UUID) -> tuple[list[str], bool]:
+    """The labels that a professional sees of a record, by himself or his teams; and whether by a broken glass."""
+    row = await pool.fetchrow(
+        """
+        SELECT array_agg(DISTINCT label) FILTER (WHERE label IS NOT NULL) AS labels,
+               coalesce(bool_or(s.kind = 'glass'), false) AS broken
+        FROM record asked JOIN record every USING (person_id) JOIN sharing s ON s.record_id = every.id
+        LEFT JOIN LATERAL unnest(s.labels) AS label ON true
+        WHERE asked.id = $1 AND asked.sharing_off_at IS NULL AND s.ended_at IS NULL AND s.ends_at > now()
+        AND s.grantee = ANY(ARRAY(SELECT team_id FROM account_team WHERE account_id = $2 UNION ALL SELECT $2))
+        AND (s.kind <> 'glass' OR EXISTS (SELECT FROM session o WHERE o.number = s.session_number
+                                          AND o.ended_at IS NULL))
+        """,
+        record,
+        account,
+    )
+    found = set(row["labels"] or ())
+    return [label for label in labels.LABELS if label in found], bool(row["broken"])
+
+
 async def contributors(pool: Pool, record: uuid.UUID) -> list[str]:
     """The organisations that contribute to a record, by name."""
     rows = await pool.fetch(

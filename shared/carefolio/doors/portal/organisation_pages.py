@@ -11,6 +11,8 @@ from starlette.routing import Route
 
 from carefolio.doors.pages import Form
 from carefolio.doors.portal.frame import LABELS, PER_PAGE, Visit, plain_form, plain_page, read_number
+from carefolio.extracts import agreements
+from carefolio.extracts import status as extract_status
 from carefolio.identity import registry, sender_settings, senders, teams
 from carefolio.identity.teams import TeamError
 from carefolio.record import (
@@ -219,6 +221,29 @@ async def status(visit: Visit) -> Response:
     return visit.page("status.html", now=now, chart=chart, hours=now.hours)
 
 
+async def extract_list(visit: Visit) -> Response:
+    """GET /operator/extracts: the agreements, and how their nights went."""
+    found = [
+        await extract_status.overview(visit.pool, each, batches_shown=5)
+        for each in await agreements.all_of_them(visit.pool)
+    ]
+    return visit.page("extracts.html", found=found)
+
+
+async def client_list(visit: Visit) -> Response:
+    """GET /organisation/clients: the organisation's apps and systems."""
+    return visit.page("clients.html", found=await registry.clients_of(visit.pool, _organisation(visit)))
+
+
+async def end_client(visit: Visit, form: Form) -> Response:
+    """POST /organisation/clients/end."""
+    known = [each["id"] for each in await registry.clients_of(visit.pool, _organisation(visit))]
+    if form.get("client") not in known:
+        raise HTTPException(404, "the organisation has no such client")
+    await registry.end_client(visit.pool, form.get("client"))
+    return visit.go("//organisation/clients", "ended")
+
+
 ROUTES: list[Route] = [
     *plain_page("/organisation", overview, _ADMINISTRATOR),
     *plain_page("/organisation/messages", message_list, _ADMINISTRATOR),
@@ -238,4 +263,7 @@ ROUTES: list[Route] = [
     *plain_form("/organisation/teams/{team}", change_member, _ADMINISTRATOR),
     *plain_page("/privacy", privacy, _OFFICER),
     *plain_page("/operator", status, _OPERATOR),
+    *plain_page("/operator/extracts", extract_list, _OPERATOR),
+    *plain_page("/organisation/clients", client_list, _ADMINISTRATOR),
+    *plain_form("/organisation/clients/end", end_client, _ADMINISTRATOR),
 ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
-import io
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -16,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from carefolio.doors.portal.frame import PER_PAGE, Visit, place, read_place, record_page
+from carefolio.doors.portal.frame import PER_PAGE, Visit, place, read_place, record_page, table
 from carefolio.fhir import text
 from carefolio.fhir.definitions import resource_types
-from carefolio.record import export, items, provenance, reading
+from carefolio.record import export, items, provenance, reading, sharing
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references
 from carefolio.record.items import Item
@@ -41,8 +39,11 @@ async def home(visit: Visit) -> Response:
     found = await items.of_kinds(visit.pool, visit.reader, visit.record, KINDS, count=_NEW, newest=True)
     coming = [each for each in await items.of_section(visit.pool, visit.reader, visit.record, SECTIONS["appointments"],
                                                       count=50) if not tell(each.resource).is_past]  # fmt: skip
+    account = visit.session.account
+    seen = await sharing.seen_by(visit.pool, account.id, visit.record) if account.is_professional else ([], False)
     delayed = await items.delayed(visit.pool, visit.reader, visit.record) if visit.is_own else []
-    return visit.page("home.html", new=_rows(visit, found), coming=_rows(visit, coming[::-1][:3]), delayed=delayed)
+    return visit.page("home.html", new=_rows(visit, found), coming=_rows(visit, coming[::-1][:3]), delayed=delayed,
+                      seen=seen[0], broken=seen[1])  # fmt: skip
 
 
 async def section(visit: Visit) -> Response:
@@ -148,7 +149,8 @@ async def item(visit: Visit) -> Response:
     return visit.page(
         "item.html", row=_row(visit, found), told=told, files=files, results=results,
         explanation=explanations.explain(found.resource), trend=_trend_link(visit, found),
-        section=SECTIONS.get(section_of(found.resource)), may_relabel=visit.is_own and found.type not in _GENERAL,
+        section=SECTIONS.get(section_of(found.resource)), calendar=_for_calendar(found, told),
+        may_relabel=visit.is_own and found.type not in _GENERAL,
     )  # fmt: skip
 
 
@@ -324,15 +326,28 @@ async def calendar(visit: Visit) -> Response:
     told = tell(found.resource)
     if found.type != "Appointment" or "T" not in told.when:
         raise HTTPException(404, "there is no time to put into a calendar")
-    start = datetime.fromisoformat(told.when).astimezone(UTC)
-    end = datetime.fromisoformat(told.until).astimezone(UTC) if "T" in told.until else start + timedelta(minutes=30)
-    where = next((value for name, value in told.facts if name == "Where"), "")
+    start, end, where = _times(told)
     lines = ["BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:-//Carefolio//EN", "BEGIN:VEVENT",
              f"UID:{found.number}@carefolio", f"DTSTAMP:{found.changed.astimezone(UTC):%Y%m%dT%H%M%SZ}",
              f"DTSTART:{start:%Y%m%dT%H%M%SZ}", f"DTEND:{end:%Y%m%dT%H%M%SZ}", f"SUMMARY:{_ics(told.title)}",
              *([f"LOCATION:{_ics(where)}"] if where else []), "END:VEVENT", "END:VCALENDAR", ""]  # fmt: skip
     headers = {"Content-Disposition": 'attachment; filename="appointment.ics"'}
     return Response("\r\n".join(lines), 200, headers, "text/calendar; charset=utf-8")
+
+
+def _times(told: Told) -> tuple[datetime, datetime, str]:
+    """When an appointment begins and ends (half an hour where nothing says), and where it is."""
+    start = datetime.fromisoformat(told.when).astimezone(UTC)
+    end = datetime.fromisoformat(told.until).astimezone(UTC) if "T" in told.until else start + timedelta(minutes=30)
+    return start, end, next((value for name, value in told.facts if name == "Where"), "")
+
+
+def _for_calendar(item: Item, told: Told) -> dict[str, Any] | None:
+    """What the NHS App's calendar wants: seconds since 1970."""
+    if item.type != "Appointment" or "T" not in told.when:
+        return None
+    start, end, where = _times(told)
+    return {"start": int(start.timestamp()), "end": int(end.timestamp()), "place": where}
 
 
 def _ics(text: str) -> str:
@@ -365,17 +380,13 @@ async def older(visit: Visit) -> Response:
 
 
 def _csv(found: Sequence[Item], name: str) -> Response:
-    """Items as a table for a spreadsheet; what begins like a formula is kept from being one (OWASP, CSV injection)."""
-    made = io.StringIO()
-    writer = csv.writer(made)
-    writer.writerow(["date", "what", "value", "flag", "usual", "status", "from", "privacy label", "text"])
+    """Items as a table."""
+    rows = []
     for each in found:
         told = tell(each.resource)
-        row = [told.when, told.title, told.value, told.flag, told.usual, told.status, export.source(each), each.label,
-               told.text]  # fmt: skip
-        writer.writerow([f"'{cell}" if cell[:1] in "=+-@\t\r" and cell else cell for cell in row])
-    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-    return Response("\ufeff" + made.getvalue(), 200, headers, "text/csv; charset=utf-8")
+        rows.append((told.when, told.title, told.value, told.flag, told.usual, told.status, export.source(each),
+                     each.label, told.text))  # fmt: skip
+    return table(name, ("date", "what", "value", "flag", "usual", "status", "from", "privacy label", "text"), rows)
 
 
 ROUTES: list[Route] = [

@@ -18,6 +18,7 @@ from carefolio.doors.portal.frame import (
     read_number,
     record_form,
     record_page,
+    table,
 )
 from carefolio.fhir.definitions import resource_types
 from carefolio.record import access_log, caring, choosing_labels, sharing
@@ -25,6 +26,7 @@ from carefolio.record.ids import internal_id
 from carefolio.record.sharing import SharingError
 from carefolio.view.telling import LONDON
 
+_MOST_CSV = 20_000
 _FIELDS = ("email", "labels", "until", "who", "team")
 
 
@@ -127,6 +129,11 @@ async def log(visit: Visit) -> Response:
     """GET /record/sharing/access-log: who looked, who wrote, when, why; one's own looks are folded away."""
     before = visit.query("before")
     own = visit.query("own") == "true"
+    if visit.query("format") == "csv":
+        every = await access_log.looks(visit.pool, visit.reader, visit.record, own=own, count=_MOST_CSV)
+        rows = [(each.at.isoformat(), "you" if each.own else each.who, each.organisation, each.through, each.action,
+                 each.section, each.reason) for each in every]  # fmt: skip
+        return table("access-log", ("when", "who", "organisation", "with", "what", "section", "reason"), rows)
     found = await access_log.looks(
         visit.pool, visit.reader, visit.record, own=own, count=PER_PAGE + 1,
         before=int(before) if before.isdigit() and len(before) < 19 else None,
