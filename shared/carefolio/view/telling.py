@@ -93,6 +93,11 @@ def tell(resource: Resource) -> Told:
                 tuple(made.facts), made.text.strip(), tuple(made.parts), made.measured, made.is_past)  # fmt: skip
 
 
+def words() -> Iterator[str]:
+    """The flags and statuses that are said here: ours, not the record's."""
+    yield from (text for text in (*_FLAGS.values(), *_STATUS.values()) if text)
+
+
 # Dates.
 
 

@@ -21,6 +21,7 @@ from carefolio.cloud import database
 from carefolio.cloud.database import Pool
 from carefolio.doors import pages
 from carefolio.doors.pages import Form
+from carefolio.doors.portal import language
 from carefolio.fhir.errors import FhirError
 from carefolio.identity import accounts
 from carefolio.identity.accounts import AccountError
@@ -89,7 +90,8 @@ class Visit:
         inside = pages.in_app(self.request) or self.session.in_app
         body = _templates().get_template(template).render(
             {"errors": {}, "visit": self, "session": self.session, "roles": self.roles, "base": self.base,
-             "whose": self.whose, "as_of": self.as_of, "in_app": inside, "note": _NOTES.get(self.query("note"), ""),
+             "whose": self.whose, "as_of": self.as_of, "in_app": inside,
+             "language": language.choose(self.request), "note": language.translate(NOTES.get(self.query("note"), "")),
              "form_token": pages.form_token_of(self.request), "sections": SECTIONS,
              "here": self.request.url.path, "asked": dict(self.request.query_params),
              "as_of_query": f"?as-of={self.as_of.isoformat()}" if self.as_of else ""} | values
@@ -222,7 +224,7 @@ async def _closed(visit: Visit) -> Response:
 
 # What templates say.
 
-_NOTES = {
+NOTES = {
     "measured": "Your measurement is in the record.",
     "noted": "It is in the record.",
     "taken-back": "It is taken out of the record.",
@@ -250,13 +252,14 @@ def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     made = Environment(loader=PackageLoader("carefolio.doors.portal", "pages"), autoescape=True, auto_reload=False,
-                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+                       undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                       extensions=[language.Translated])  # fmt: skip
     made.filters |= {
         "day": telling.day, "moment": telling.moment, "at": lambda at: telling.moment(at.isoformat()),
         "on": lambda at: telling.day(at.isoformat()), "words": lambda text: str(text).replace("-", " "),
-        "label": lambda label: LABELS.get(label, label),
+        "label": lambda label: language.translate(LABELS.get(str(label), str(label))), "t": language.translate,
     }  # fmt: skip
-    made.globals["address"] = address
+    made.globals |= {"address": address, "_": language.translate}
     return made
 
 
