@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -27,6 +28,7 @@ _SECTIONS = {
 _ACTIONS = {"read-nothing": "looked for", "find": "looked up", "read": "read", "search": "read", "history": "read",
             "everything": "read", "write": "wrote"}  # fmt: skip
 EVERYTHING = "the whole record"
+_ONE_PAGE = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,19 @@ async def looks(
         )
         for row in rows
     ]  # fmt: skip
+
+
+def folded(page: Sequence[Look]) -> list[Look]:
+    """A page without the lines that only say whose page it was, above the page that the line beside is of."""
+    return [
+        each
+        for at, each in enumerate(page)
+        if each.action != "looked up"
+        or not any(
+            other.who == each.who and other.action != each.action and abs(other.at - each.at) < _ONE_PAGE
+            for other in (*page[max(at - 1, 0) : at], *page[at + 1 : at + 2])
+        )
+    ]
 
 
 async def lines(

@@ -139,7 +139,9 @@ async def log(visit: Visit) -> Response:
         before=int(before) if before.isdigit() and len(before) < 19 else None,
     )  # fmt: skip
     page = found[:PER_PAGE]
-    return visit.page("access_log.html", looks=page, own=own, next=page[-1].id if len(found) > PER_PAGE else 0)
+    return visit.page(
+        "access_log.html", looks=access_log.folded(page), own=own, next=page[-1].id if len(found) > PER_PAGE else 0
+    )
 
 
 def _labels(form: Form) -> list[str]:
