@@ -26,7 +26,7 @@ _PAGES = (
     "", "/tests", "/appointments", "/medicines", "/allergies", "/conditions", "/vaccinations", "/documents", "/stays",
     "/measurements", "/plans", "/timeline", "/tests?words=glucose", "/timeline?words=nothing",
     "/timeline?from=2015-01-01&to=2016-01-01",
-    "/trend?code=http%3A%2F%2Floinc.org%7C4548-4", "/sharing", "/sharing/access-log", "/all", "?as-of=2026-01-01",
+    "/trend?system=http%3A%2F%2Floinc.org&code=4548-4", "/sharing", "/sharing/access-log", "/all", "?as-of=2026-01-01",
 )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ async def test_a_patient_finds_what_he_came_for(demonstration: Running, browser:
     await page.click("nav >> text=Sharing")
     await page.click("text=Change or stop")
     await page.click("text=Stop sharing with Renal clinic")
-    assert "What they see is changed" in await page.inner_text("main")
+    assert "no longer see your record" in await page.inner_text("main")
     await page.click("text=Change or stop")
     await page.check("text=General health")
     await page.click("text=Save")

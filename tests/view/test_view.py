@@ -58,6 +58,66 @@ def test_what_is_not_to_be_relied_on_says_so() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dose", "said"),
+    [
+        ({"text": "one at night"}, "one at night"),
+        ({"doseAndRate": [{"doseQuantity": {"value": 10, "unit": "mg"}}], "timing": {"repeat": {
+            "frequency": 1, "period": 1, "periodUnit": "wk", "dayOfWeek": ["mon"]}}}, "10 mg once a week on Monday"),
+        ({"doseAndRate": [{"doseRange": {"low": {"value": 1}, "high": {"value": 2, "unit": "tablets"}}}],
+          "timing": {"repeat": {"frequency": 1, "period": 8, "periodUnit": "h"}}}, "1 to 2 tablets every 8 hours"),
+        ({"timing": {"repeat": {"frequency": 2, "period": 1, "periodUnit": "d", "when": ["PCM"]}}},
+         "twice a day after breakfast"),
+        ({"doseAndRate": [{"doseQuantity": {"value": 5, "unit": "mg"}}]}, "5 mg (how often is not said here"),
+        ({"asNeededCodeableConcept": {"text": "pain"}, "doseAndRate": [{"doseQuantity": {"value": 1, "unit": "g"}}],
+          "maxDosePerPeriod": {"numerator": {"value": 4, "unit": "g"}, "denominator": {"value": 24, "unit": "h"}}},
+         "1 g for pain at most 4 g in 24 h"),
+    ],
+)  # fmt: skip
+def test_a_dose_says_how_often(dose: dict[str, Any], said: str) -> None:
+    """In words; an amount alone says that it is not all."""
+    made = {"resourceType": "MedicationStatement", "status": "active", "dosage": [dose]}
+    assert tell(made).value.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("resource", "said"),
+    [
+        ({"resourceType": "Condition", "verificationStatus": {"coding": [{"code": "refuted"}]}}, "ruled out"),
+        ({"resourceType": "Condition", "verificationStatus": {"coding": [{"code": "differential"}]}}, "one poss"),
+        ({"resourceType": "Condition", "clinicalStatus": {"coding": [{"code": "resolved"}]},
+          "abatementDateTime": "2005"}, "in the past, until 2005"),
+        ({"resourceType": "AllergyIntolerance", "clinicalStatus": {"coding": [{"code": "inactive"}]}},
+         "not active any more"),
+        ({"resourceType": "MedicationStatement", "status": "completed", "effectivePeriod": {"end": "2019-02-01"}},
+         "ended 1 February 2019"),
+        ({"resourceType": "MedicationStatement", "status": "not-taken"}, "not taken"),
+    ],
+)  # fmt: skip
+def test_what_is_over_or_doubtful_says_so(resource: dict[str, Any], said: str) -> None:
+    """A refuted diagnosis is not a diagnosis, and a medicine of long ago none of today."""
+    assert tell(resource).status.startswith(said)
+
+
+def test_an_order_not_to_give_is_no_prescription() -> None:
+    """doNotPerform."""
+    made = {"resourceType": "MedicationRequest", "doNotPerform": True, "medicationCodeableConcept": {"text": "Aspirin"}}
+    assert tell(made).title == "Do not give: Aspirin"
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("Haemoglobin A1c level", True), ("Total white cell count", True), ("Serum urea level", True),
+     ("Faecal calprotectin", False), ("Ureaplasma urealyticum PCR", False), ("Sodium valproate level", False),
+     ("Urine glucose", False), ("Carboxyhaemoglobin", False), ("Albumin creatinine ratio", False),
+     ("Serum sodium level", True), ("Platelet count", True), ("Serum albumin", True)],
+)  # fmt: skip
+def test_a_test_is_explained_by_its_own_name(name: str, there: bool) -> None:
+    """No text is better than a wrong one; and none for what is no test."""
+    assert bool(explanations.explain({"resourceType": "Observation", "code": {"text": name}})) is there
+    assert explanations.explain({"resourceType": "Condition", "code": {"text": name}}) == ""
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("2026-07-01T23:30:00Z", "2 July 2026 at 12.30am"), ("2026-01-01T09:05:00Z", "1 January 2026 at 9.05am"),

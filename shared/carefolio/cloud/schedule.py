@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from carefolio.cloud.settings import settings
+from carefolio.cloud.topics import wiring
 
 ZONE = "Europe/London"
 
@@ -22,15 +23,7 @@ class Job:
     minutes: float
 
 
-JOBS = (
-    Job("/operations/outbox", 1),
-    Job("/operations/search-parameters", 1),
-    Job("/operations/forget", 60),
-    Job("/operations/seal", 1),
-    Job("/operations/trail", 60),
-    Job("/notify/webhooks", 1),
-    Job("/emis_load/sweep", 15),
-)
+JOBS = tuple(Job(**each) for each in wiring()["jobs"])
 # On one machine, instead of a job of Cloud Scheduler's for each agreement.
 LOCAL_JOBS = (Job("/emis_fetch/due", 0.05),)
 

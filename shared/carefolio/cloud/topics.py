@@ -1,8 +1,11 @@
-"""The topics and who is called for them. Terraform makes the same subscriptions from the same file of facts."""
+"""The topics and who is called for them. Terraform makes the same from the same file of facts (wiring.json)."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from importlib import resources
+from typing import Any
 
 MESSAGE_STORED = "message-stored"
 MESSAGE_DEAD = "message-stored-dead"
@@ -22,14 +25,11 @@ class Subscription:
     dead_letter: str | None
 
 
-SUBSCRIPTIONS = (
-    # Ingest itself gives up on a message that it cannot apply; the queue's limit is for hours of outage.
-    Subscription(MESSAGE_STORED, "ingest", "/ingest", 100, MESSAGE_DEAD),
-    # A mail server may be away for hours; what nobody could send for days is not worth sending.
-    Subscription(LETTER_WRITTEN, "notify", "/notify", 100, None),
-    # A receiver that does not answer is tried again by the clock, not by the queue.
-    Subscription(WEBHOOK_EVENT, "notify", "/notify/webhook", 100, None),
-    # A step that fails is tried until its batch is marked as failed; what the queue loses the sweep finds.
-    Subscription(EXTRACT_STEP, "emis_load", "/emis_load", 100, None),
-    Subscription(MESSAGE_DEAD, "ingest", "/ingest/dead", 100, None),
-)
+def wiring() -> dict[str, Any]:
+    """The facts (wiring.json), of which Terraform makes the same subscriptions and jobs."""
+    found: dict[str, Any] = json.loads(resources.files("carefolio.cloud").joinpath("wiring.json").read_text())
+    return found
+
+
+# Functions give up by themselves; the queue's limit is for hours of outage. What it loses the clock finds again.
+SUBSCRIPTIONS = tuple(Subscription(**each) for each in wiring()["subscriptions"])

@@ -73,7 +73,7 @@ def page_error(status: int, reason: str) -> Response:
         status, "Something went wrong"
     )
     body = _templates().get_template("message.html").render(
-        title=title, lines=[reason[:1].upper() + reason[1:] + "."], link="/login", link_text="Start again",
+        title=title, lines=[reason[:1].upper() + reason[1:] + "."], link="/", link_text="To the first page",
         errors={}, session=None, form_token="", in_app=False, local=False,
     )  # fmt: skip
     return Response(body, status, headers=headers(in_app=False), media_type="text/html")

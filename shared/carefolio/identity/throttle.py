@@ -35,6 +35,7 @@ SECOND_FACTOR = Limit("second factor", 5)
 MAIL = Limit("mail", 5, 120)
 MAIL_EVERYWHERE = Limit("mail everywhere", 20, 120)
 INVITATION = Limit("invitation", 60)
+EMERGENCY = Limit("emergency", 10)
 USER_CODE = Limit("user code", 10)
 REGISTRATION = Limit("registration", 20)
 

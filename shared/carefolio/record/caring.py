@@ -83,9 +83,9 @@ async def _may_invite(connection: Connection, reader: Reader, record: uuid.UUID)
     organisation = reader.organisation_id if reader.is_professional or reader.account is None else None
     trusted = reader.account is None or await accounts.has_role(connection, reader.account, "administrator")
     if organisation is None or not trusted or not await sharing.is_its_own(connection, record, organisation):
-        raise SharingError("carers are invited by the patient himself", forbidden=True)
+        raise SharingError("carers are invited by the patient", forbidden=True)
     if await sharing.sixteen(connection, record) is None:
-        raise SharingError("from 16 on, or where the date of birth is not known, the patient himself decides",
+        raise SharingError("from 16 on, or where the date of birth is not known, the patient decides",
                            forbidden=True)  # fmt: skip
     return organisation
 
@@ -132,7 +132,7 @@ async def begin(connection: Connection, invitation: Invitation, account: Account
     await sharing.lock(connection, offer.record)
     if invitation.organisation_id is not None:
         if await sharing.sixteen(connection, offer.record) is None:
-            raise SharingError("the invitation is over: the patient is 16 and decides himself")
+            raise SharingError("the invitation is over: the patient is 16 and decides alone")
         if await sharing.was_refused(connection, offer.record, account.id):
             raise SharingError("the patient has said no")
     owner = await connection.fetchval("SELECT id FROM account WHERE record_id = $1 AND ended_at IS NULL", offer.record)

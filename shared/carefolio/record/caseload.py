@@ -29,12 +29,13 @@ class Listed:
 async def patients(
     pool: Pool, reader: Reader, *, name: str = "", count: int = 50, after: Place | None = None
 ) -> list[Listed]:
-    """A page of the list in the order of names, beginning after a place in it; ``name``: with which the family name
-    begins.
+    """A page of the list in the order of names, beginning after a place in it; ``name``: words with which family and
+    given names begin.
 
     Each patient who is shown leaves an audit line.
     """
-    arguments: list[object] = [reader.account, name.strip().casefold(), count, *(after or (None, None))]
+    words = name.replace(",", " ").casefold().split()[:5]
+    arguments: list[object] = [reader.account, words, count, *(after or (None, None))]
     allowed = readable(reader, arguments, "p")
     arguments += [reader.actor, reader.organisation_id]
     actor, organisation = f"${len(arguments) - 1}", f"${len(arguments)}"
@@ -57,7 +58,10 @@ async def patients(
                    || ' ' || lower(coalesce(p.content::json #>> '{{name,0,given,0}}', '')) AS sort
             FROM shared JOIN resource p ON p.id = shared.id AND p.type = 'Patient' AND {allowed}
         ), found AS (
-            SELECT * FROM named WHERE starts_with(sort, $2)
+            SELECT * FROM named WHERE NOT EXISTS (
+                SELECT FROM unnest($2::text[]) AS word WHERE NOT starts_with(sort, word)
+                AND position(' ' || word IN sort) = 0
+            )
             AND ($4::text IS NULL OR (sort, id) > ($4::text, $5::uuid)) ORDER BY sort, id LIMIT $3
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)

@@ -55,7 +55,7 @@ async def ask(pool: Pool, reader: Reader, record: uuid.UUID, number: uuid.UUID, 
         if item is None or item.type == "Consent" or not reader.may(item.type, "r"):
             raise SharingError("item: there is no such item in the record", missing=True)
         if item.own:
-            raise SharingError("item: it is the patient's own: he changes it, or takes it away")
+            raise SharingError("item: it is the patient's own entry: it can be changed or taken away")
         if await connection.fetchval(
             "SELECT count(*) >= $2 FROM correction WHERE record_id = $1 AND status = 'open'", record, _MOST_OPEN
         ):
@@ -120,12 +120,22 @@ async def answer(
     return made
 
 
+async def speaks(pool: Pool, reader: Reader, record: uuid.UUID) -> bool:
+    """Whether somebody is the patient, or a carer who acts in his name."""
+    async with pool.acquire() as connection:
+        try:
+            await check_speaks(connection, reader, record)
+        except SharingError:
+            return False
+    return True
+
+
 async def check_speaks(connection: Connection, reader: Reader, record: uuid.UUID) -> None:
     """Raise SharingError for whoever is neither the patient nor a carer in his name."""
     if reader.acts_for == record and await acts(connection, reader, record):
         return
     if not await decides(connection, reader, record):
-        raise SharingError("this is for the patient, and carers who act in his name", forbidden=True)
+        raise SharingError("this is for the patient, and carers who act in their name", forbidden=True)
 
 
 async def tell_patient(connection: Connection, record: uuid.UUID, kind: str) -> None:

@@ -78,7 +78,8 @@ async def review(pool: Pool, message_id: uuid.UUID, actor: str, *, approve: bool
         await keep(connection, actor, kind, message_id=message_id, doubt=row["doubt"])
         await connection.execute(
             """
-            UPDATE message SET status = $2, settled_at = CASE WHEN $3 THEN NULL ELSE now() END,
+            UPDATE message SET status = $2, reason = CASE WHEN $3 THEN NULL ELSE reason END,
+                settled_at = CASE WHEN $3 THEN NULL ELSE now() END,
                 life = life || jsonb_build_object('at', now(), 'status', $4::text, 'by', $5::text)
             WHERE id = $1
             """,

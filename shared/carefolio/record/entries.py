@@ -130,7 +130,7 @@ async def add_file(
 ) -> Result:
     """Add a PDF, a picture or a text to the record. Raises EntryError and FhirError."""
     if not content:
-        raise EntryError("file: it is empty")
+        raise EntryError("file: choose a file")
     if len(content) > LARGEST_FILE:
         raise EntryError(f"file: at most {LARGEST_FILE // 1024 // 1024} MB")
     media = media_type(content)
@@ -144,7 +144,7 @@ async def add_file(
         "resourceType": "DocumentReference",
         "status": "current",
         "subject": {"reference": f"Patient/{record}"},
-        "author": [{"reference": f"Patient/{record}"}],
+        "author": [await _author(pool, reader, record)],
         "date": when,
         "description": _text("title", title, 200),
         "content": [{"attachment": {"contentType": media, "data": base64.b64encode(content).decode(),
@@ -163,6 +163,7 @@ async def plan(
         "intent": "plan",
         "subject": {"reference": f"Patient/{record}"},
         "created": _moment(None),
+        "author": await _author(pool, reader, record),
         "title": _text("title", title, 200),
         "description": _text("text", text, LONGEST_TEXT),
     }
@@ -215,6 +216,14 @@ def _observation(record: uuid.UUID, at: datetime | None, note: str) -> dict[str,
         "effectiveDateTime": _moment(at),
     }
     return made | ({"note": [{"text": _text("note", note, LONGEST_TEXT)}]} if note.strip() else {})
+
+
+async def _author(pool: Pool, reader: Reader, record: uuid.UUID) -> dict[str, Any]:
+    """Who writes: the patient, a carer of his, a professional."""
+    if not reader.is_professional and reader.acts_for is None:
+        return {"reference": f"Patient/{record}"}
+    name = await pool.fetchval("SELECT name FROM account WHERE id = $1", reader.account)
+    return {"type": "Practitioner" if reader.is_professional else "RelatedPerson", "display": name}
 
 
 def _own(code: str, title: str) -> dict[str, Any]:

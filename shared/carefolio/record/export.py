@@ -54,6 +54,13 @@ async def as_bundle(pool: Pool, reader: Reader, record: uuid.UUID) -> bytes:
     return (head + ",".join(entries) + "]}").encode()
 
 
+def is_by(item: Item, name: str, *, own: bool) -> bool:
+    """Whether an entry is the patient's own writing (``own``), or that of a carer of this name: his to take back."""
+    tags = item.resource.get("meta", {}).get("tag", [])
+    carers = [tag.get("display") for tag in tags if tag.get("code") == "carer"]
+    return not carers if own else name in carers
+
+
 def source(item: Item) -> str:
     """Who sent an item, in words."""
     if item.own:

@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any
 
 from carefolio.cloud.database import Pool
+from carefolio.record import matching
 from carefolio.record.access import Reader, opened, readable
 from carefolio.record.arguments import Arguments
 from carefolio.record.search_terms import condition
@@ -28,7 +29,8 @@ async def patients(pool: Pool, reader: Reader, who: str) -> list[dict[str, Any]]
     digits = re.sub(r"\s", "", who)
     if born := _birth_date(who):
         wanted = condition("Patient", "birthdate", born, arguments)
-    elif digits.isdigit():
+    elif re.fullmatch(r"[\d-]+", digits):
+        digits = digits.replace("-", "")
         wanted = condition("Patient", "identifier", f"{_NHS_NUMBER}|{digits}", arguments)
     else:
         wanted = condition("Patient", "family", who.replace(",", r"\,"), arguments)
@@ -43,6 +45,23 @@ def _birth_date(text: str) -> str:
         return date.fromisoformat(text.strip()).isoformat() if "-" in text else ""
     except ValueError:
         return ""
+
+
+async def by_number_and_birth(pool: Pool, nhs_number: str, born: str) -> uuid.UUID | None:
+    """The record of somebody whose NHS number and date of birth are both known to who asks; nothing of it is told."""
+    day = _birth_date(born)
+    found = await pool.fetchval(
+        """
+        SELECT r.id FROM patient_identifier known JOIN resource r ON r.id = known.patient_id AND r.type = 'Patient'
+        WHERE known.owner = $1 AND known.system = $2 AND known.value = $3
+        AND r.content::json ->> 'birthDate' = $4 AND $4 <> ''
+        """,
+        matching.NATIONAL,
+        _NHS_NUMBER,
+        re.sub(r"[\s-]", "", nhs_number),
+        day,
+    )
+    return uuid.UUID(str(found)) if found else None
 
 
 async def named(pool: Pool, reader: Reader, patients: Sequence[uuid.UUID]) -> list[dict[str, Any]]:

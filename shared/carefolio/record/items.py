@@ -5,6 +5,7 @@ The portal, the REST lists and the PDF read by it; the rule of who sees what is 
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ async def of_kinds(
     """A page of several types together: a timeline.
 
     Asked may be ``count``; ``after`` which place it begins; ``start`` and ``end`` of the days; ``words`` that are
-    somewhere in the item, all of them; ``newest``: in the order in which they came.
+    somewhere in the item, all of them; ``newest``: in the order in which they came; ``soonest``:
+    the first first.
     """
     return await _page(pool, reader, record, kinds, "true", Arguments(organisation_id=reader.organisation_id), **asked)
 
@@ -88,6 +90,7 @@ async def _page(
     end: datetime | None = None,
     words: str = "",
     newest: bool = False,
+    soonest: bool = False,
 ) -> list[Item]:
     chosen += f" AND type = ANY({arguments.add([kind for kind in kinds if reader.may(kind, 'r')])}::text[])"
     if start is not None:
@@ -96,7 +99,8 @@ async def _page(
         chosen += f" AND {_AT} < {arguments.add(end)}::timestamptz"
     wanted = words.casefold().split()[:_MOST_WORDS]
     if not wanted:
-        return await chosen_items(pool, reader, record, chosen, arguments, count=count, after=after, newest=newest)
+        return await chosen_items(pool, reader, record, chosen, arguments, count=count, after=after, newest=newest,
+                                  soonest=soonest)  # fmt: skip
     for word in wanted:
         chosen += f" AND position({arguments.add(word)}::text in lower(content)) > 0"
     # And looked for in what the reader is shown: what is masked is not found.
@@ -120,9 +124,11 @@ def _has_words(item: Item, wanted: Sequence[str]) -> bool:
 
 
 async def by_code(
-    pool: Pool | Connection, reader: Reader, record: uuid.UUID, code: str, *, count: int = 200
+    pool: Pool | Connection, reader: Reader, record: uuid.UUID, system: str, code: str, *, count: int = 200
 ) -> list[Item]:
-    """The Observations of one code (``system|code``), the newest first. Raises SearchError."""
+    """The Observations of one code, the newest first. Raises SearchError."""
+    # A comma or a bar in a code is no list of codes.
+    code = "|".join(re.sub(r"([\\,|$])", r"\\\1", part) for part in (system, code))
     arguments = Arguments(organisation_id=reader.organisation_id)
     chosen = f"type = 'Observation' AND {condition('Observation', 'code', code, arguments)}"
     return await chosen_items(pool, reader, record, chosen, arguments, count=count)
@@ -182,8 +188,10 @@ async def chosen_items(
     count: int,
     after: Place | None = None,
     newest: bool = False,
+    soonest: bool = False,
 ) -> list[Item]:
     """The items of a record that fulfil ``chosen``, whose values are in ``arguments``; their readers are noted."""
+    order = f"{'last_updated' if newest else _AT} {'ASC' if soonest else 'DESC'}"
     source, allowed = resources(reader, arguments.values), readable(reader, arguments.values)
     records = of_person(f"{arguments.add([record])}::uuid[]", reader, arguments.values)
     if after is not None:
@@ -194,7 +202,7 @@ async def chosen_items(
         WITH found AS (
             SELECT id, version, type, patient_id, {_AT} AS at, last_updated, label, organisations, team_id
             FROM {source} WHERE patient_id = ANY({records}) AND {allowed} AND {chosen}
-            ORDER BY {"last_updated" if newest else _AT} DESC, id DESC LIMIT {arguments.add(count)}
+            ORDER BY {order}, id DESC LIMIT {arguments.add(count)}
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
             SELECT {actor}::text, {organisation}::uuid, 'read', patient_id, string_agg(DISTINCT type, ',') FROM found
@@ -204,7 +212,7 @@ async def chosen_items(
             SELECT name FROM organisation WHERE organisation.id = ANY(organisations) ORDER BY organisation.created_at
         ) AS names
         FROM found JOIN {opened(reader, arguments.values)} USING (id, version) LEFT JOIN team ON team.id = team_id
-        ORDER BY {"last_updated" if newest else "at"} DESC, id DESC
+        ORDER BY {"last_updated" if newest else "at"} {"ASC" if soonest else "DESC"}, id DESC
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments.values,
     )

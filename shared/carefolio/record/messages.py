@@ -96,6 +96,8 @@ async def show_message(
     shown = {name: row[name] for name in kept}
     shown["remote_address"] = str(row["remote_address"]) if row["remote_address"] else None
     # The acknowledgement left when the message was committed: received and acknowledged are one moment.
+    # Whether a person's yes or no helps.
+    shown["decidable"] = row["status"] == "held" and row["doubt"] is not None
     first = {"at": row["received_at"].isoformat(), "status": "received", "acknowledged": row["ack_code"]}
     shown["life"] = [first, *orjson.loads(row["life"])]
     shown["ack"] = row["ack"].decode()

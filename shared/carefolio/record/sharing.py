@@ -205,6 +205,17 @@ async def is_on(pool: Pool | Connection, record: uuid.UUID) -> bool:
     )
 
 
+async def is_same_person(pool: Pool | Connection, one: uuid.UUID, other: uuid.UUID) -> bool:
+    """Whether two records are one person's."""
+    return bool(
+        await pool.fetchval(
+            "SELECT EXISTS (SELECT FROM record a JOIN record b USING (person_id) WHERE a.id = $1 AND b.id = $2)",
+            one,
+            other,
+        )
+    )
+
+
 async def is_its_own(pool: Pool | Connection, record: uuid.UUID, organisation: uuid.UUID) -> bool:
     """Whether an organisation contributes to this very record, whatever it is joined to."""
     return bool(
@@ -331,7 +342,7 @@ async def is_anothers(connection: Connection, reader: Reader, record: uuid.UUID)
 async def check_decides(connection: Pool | Connection, reader: Reader, record: uuid.UUID) -> None:
     """Raise SharingError where it is not the reader who decides."""
     if not await decides(connection, reader, record):
-        raise SharingError("this is for the patient to decide, in his own record", forbidden=True)
+        raise SharingError("only the patient decides this, in their own record", forbidden=True)
 
 
 async def name_of(connection: Connection, number: uuid.UUID, role: str) -> str | None:

@@ -28,7 +28,19 @@ _STATUS = {
     "partial": "not complete yet", "proposed": "proposed", "pending": "not confirmed yet", "stopped": "stopped",
     "on-hold": "on hold", "not-done": "not done", "draft": "draft", "revoked": "withdrawn", "superseded": "replaced",
     "waitlist": "on the waiting list", "in-progress": "now", "planned": "planned", "unknown": "",
+    "refuted": "ruled out", "unconfirmed": "not confirmed", "provisional": "not confirmed yet",
+    "differential": "one possibility, not confirmed", "not-taken": "not taken", "intended": "planned",
 }  # fmt: skip
+# Of what comes and goes: what is said of it when it is over.
+_OVER = {"inactive": "not active any more", "resolved": "in the past", "remission": "in remission"}
+_PERIODS = {"s": "second", "min": "minute", "h": "hour", "d": "day", "wk": "week", "mo": "month", "a": "year"}
+_DAYS = {"mon": "Monday", "tue": "Tuesday", "wed": "Wednesday", "thu": "Thursday", "fri": "Friday", "sat": "Saturday",
+         "sun": "Sunday"}  # fmt: skip
+_WHEN = {"MORN": "in the morning", "AFT": "in the afternoon", "EVE": "in the evening", "NIGHT": "at night",
+         "HS": "before sleep", "WAKE": "after waking", "C": "with meals", "AC": "before meals", "PC": "after meals",
+         "CM": "with breakfast", "CD": "with lunch", "CV": "with dinner", "ACM": "before breakfast",
+         "ACD": "before lunch", "ACV": "before dinner", "PCM": "after breakfast", "PCD": "after lunch",
+         "PCV": "after dinner"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +87,7 @@ class _Made:
     parts: list[Told] = field(default_factory=list)
     measured: Measured | None = None
     is_past: bool = False
+    over: str = ""
 
     def add(self, name: str, value: str) -> None:
         if value:
@@ -86,9 +99,10 @@ def tell(resource: Resource) -> Told:
     made = _BY_TYPE.get(resource["resourceType"], _other)(resource)
     notes = [str(note.get("text", "")) for note in _list(resource, "note")]
     made.text = "\n".join(filter(None, [made.text, *notes]))
-    status = _STATUS.get(str(resource.get("status", "")), "")
-    if coded := _codes(resource, "verificationStatus"):
-        status = _STATUS.get(coded[0], status)
+    said = [_STATUS.get(str(resource.get("status", "")), "")]
+    said += [_STATUS.get(code, "") for code in _codes(resource, "verificationStatus")[:1]]
+    said += [_OVER.get(code, "") for code in _codes(resource, "clinicalStatus")[:1]]
+    status = ", ".join(dict.fromkeys(filter(None, (*said, made.over))))
     return Told(made.title or "Without a name", made.value, made.when, made.until, made.flag, status, made.usual,
                 tuple(made.facts), made.text.strip(), tuple(made.parts), made.measured, made.is_past)  # fmt: skip
 
@@ -176,7 +190,14 @@ def quantity(value: Any) -> str:
     if not isinstance(value, dict) or "value" not in value:
         return str(value.get("unit", "")) if isinstance(value, dict) else ""
     # The number as it was sent: 5.10 was measured more exactly than 5.1.
-    return " ".join(filter(None, (value.get("comparator", ""), str(value["value"]), value.get("unit", ""))))
+    unit = _unit(str(value.get("unit", "")))
+    return " ".join(filter(None, (value.get("comparator", ""), str(value["value"]), unit)))
+
+
+def _unit(text: str) -> str:
+    """A unit as people write it: 10*9/L is ×10⁹/L."""
+    powers = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+    return re.sub(r"^(?:x)?10[*^](-?\d+)", lambda found: f"×10{found[1].translate(powers)}", text)
 
 
 def _value(resource: Resource) -> str:
@@ -204,10 +225,10 @@ def _value(resource: Resource) -> str:
 def _range(value: Any) -> str:
     if not isinstance(value, dict):
         return ""
-    if value.get("text"):
-        return str(value["text"])
     low, high = value.get("low", {}), value.get("high", {})
-    unit = high.get("unit") or low.get("unit") or ""
+    if "value" not in low and "value" not in high:
+        return str(value.get("text", ""))
+    unit = _unit(str(high.get("unit") or low.get("unit") or ""))
     if "value" in low and "value" in high:
         return f"{low['value']} to {high['value']} {unit}".strip()
     return (
@@ -247,8 +268,8 @@ def _observation(resource: Resource) -> _Made:
     made.when = _first(resource, "effectiveDateTime", "effectivePeriod", "effectiveInstant", "issued")
     codes = _codes(resource, "interpretation")
     made.flag = ", ".join(_FLAGS[code] for code in codes if code in _FLAGS)
-    if not made.flag and codes and codes[0] not in NORMAL:
-        made.flag = _concepts(resource, "interpretation")
+    if not made.flag and codes and codes[0] not in NORMAL and len(said := _concepts(resource, "interpretation")) > 2:
+        made.flag = said
     ranges = [each for each in _list(resource, "referenceRange") if isinstance(each, dict)]
     made.usual = ", ".join(filter(None, (_range(each) for each in ranges)))
     made.measured = _measured(resource, ranges)
@@ -334,9 +355,13 @@ def _medicine(resource: Resource) -> _Made:
                        "whenHandedOver", "whenPrepared")  # fmt: skip
     period = resource.get("effectivePeriod", {})
     made.until = str(period.get("end", ""))
-    made.is_past = str(resource.get("status")) in ("completed", "stopped", "cancelled", "inactive") or (
-        bool(made.until) and made.until[:10] < today().isoformat()
-    )
+    ended = bool(made.until) and made.until[:10] < today().isoformat()
+    finished = str(resource.get("status")) in ("completed", "stopped", "cancelled", "inactive")
+    made.is_past = ended or finished
+    if resource["resourceType"] in ("MedicationStatement", "MedicationRequest"):
+        made.over = f"ended {day(made.until)}" if ended else "finished" if made.is_past else ""
+    if resource.get("doNotPerform") is True:
+        made.title = f"Do not give: {made.title}"
     made.add("For", _concepts(resource, "reasonCode"))
     made.add("Prescribed by", _who(resource.get("requester")) or _who(resource.get("informationSource")))
     supply = resource.get("dispenseRequest", {})
@@ -347,10 +372,40 @@ def _medicine(resource: Resource) -> _Made:
 def _dose(dose: Resource) -> str:
     if dose.get("text"):
         return str(dose["text"])
-    amount = ", ".join(quantity(each.get("doseQuantity")) for each in _list(dose, "doseAndRate"))
-    timing = concept(dose.get("timing", {}).get("code"))
-    needed = "when needed" if dose.get("asNeededBoolean") else ""
-    return " ".join(filter(None, (amount, concept(dose.get("route")), timing, needed)))
+    amount = ", ".join(
+        quantity(each["doseQuantity"]) if "doseQuantity" in each else _range(each.get("doseRange"))
+        for each in _list(dose, "doseAndRate")
+    )
+    timing = concept(dose.get("timing", {}).get("code")) or _repeated(dose.get("timing", {}).get("repeat", {}))
+    needed = "when needed" if dose.get("asNeededBoolean") else concept(dose.get("asNeededCodeableConcept"))
+    most = dose.get("maxDosePerPeriod", {})
+    limit = f"at most {quantity(most.get('numerator'))} in {quantity(most.get('denominator'))}" if most else ""
+    more = [concept(each) for each in _list(dose, "additionalInstruction")]
+    needed = f"for {needed}" if needed not in ("", "when needed") else needed
+    told = [amount, concept(dose.get("route")), timing, needed, limit, *more, str(dose.get("patientInstruction", ""))]
+    if not timing and not needed and not dose.get("patientInstruction") and not any(more):
+        # An amount alone could be taken for a day's.
+        told.append("(how often is not said here: see the label or the letter)")
+    return " ".join(filter(None, told))
+
+
+def _repeated(repeat: Resource) -> str:
+    """How often, in words: twice a day, every 8 hours, once a week on Monday, in the morning."""
+    frequency, period, unit = repeat.get("frequency", 1), repeat.get("period"), repeat.get("periodUnit")
+    said = []
+    if period is not None and unit in _PERIODS:
+        times = {1: "once", 2: "twice"}.get(frequency, f"{frequency} times")
+        if repeat.get("frequencyMax"):
+            times = f"{frequency} to {repeat['frequencyMax']} times"
+        name = _PERIODS[unit]
+        each = f"a {name}" if period == 1 and unit != "h" else f"every {period} {name}s" if period != 1 else "an hour"
+        said.append(each if frequency == 1 and period != 1 else f"{times} {each}")
+    if days := [_DAYS[each] for each in repeat.get("dayOfWeek", ()) if each in _DAYS]:
+        said.append(f"on {', '.join(days)}")
+    said += [_WHEN[each] for each in repeat.get("when", ()) if each in _WHEN]
+    if times_of_day := repeat.get("timeOfDay"):
+        said.append(f"at {', '.join(str(each)[:5] for each in times_of_day)}")
+    return " ".join(said)
 
 
 def _allergy(resource: Resource) -> _Made:
@@ -372,12 +427,12 @@ def _condition(resource: Resource) -> _Made:
     made.until = _first(resource, "abatementDateTime", "abatementPeriod")
     clinical = _codes(resource, "clinicalStatus")
     made.is_past = (bool(clinical) and clinical[0] in ("inactive", "remission", "resolved")) or bool(made.until)
+    made.over = f"until {day(made.until)}" if made.until else ""
     made.value = str(resource.get("onsetString", ""))
     made.add("How bad", concept(resource.get("severity")))
     made.add("Part of the body", _concepts(resource, "bodySite"))
     made.add("Kind", _concepts(resource, "category"))
     made.add("Recorded by", _who(resource.get("recorder")) or _who(resource.get("asserter")))
-    made.add("Until", day(made.until) if made.until else "")
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import io
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,10 +24,10 @@ from carefolio.doors import pages
 from carefolio.doors.pages import Form
 from carefolio.doors.portal import language
 from carefolio.fhir.errors import FhirError
-from carefolio.identity import accounts
+from carefolio.identity import accounts, sealed
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.sessions import Session
-from carefolio.record import finding
+from carefolio.record import corrections, finding
 from carefolio.record.access import Reader
 from carefolio.record.entries import EntryError
 from carefolio.record.items import Item
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 OWN = "/record"
 PER_PAGE = 25
+# What people write at length.
+_TEXTS = ("text", "note", "reason", "answer", "message", "goal")
 Refusal = (SharingError, EntryError, FhirError, AccountError)
 
 
@@ -46,7 +49,8 @@ Refusal = (SharingError, EntryError, FhirError, AccountError)
 class Visit:
     """One request of somebody who is signed in. ``patient`` is whose record is open, None on pages of no record.
 
-    ``base`` is the address of that record, ``as_of`` the day as of which it is read, ``whose`` its person in words.
+    ``base`` is the address of that record, ``as_of`` the day as of which it is read, ``whose`` its person in words,
+    ``may_write``: as the patient, or a carer in his name; ``refused_day``: a day was asked for that cannot be shown.
     """
 
     request: Request
@@ -58,6 +62,8 @@ class Visit:
     base: str = ""
     as_of: date | None = None
     whose: Mapping[str, Any] | None = None
+    may_write: bool = False
+    refused_day: bool = False
 
     @property
     def record(self) -> uuid.UUID:
@@ -83,7 +89,18 @@ class Visit:
     def go(self, path: str, note: str = "") -> Response:
         """Send the browser to a page of the open record, with a line that says what was done."""
         where = f"{self.base}{path}" if not path.startswith("//") else path[1:]
-        return RedirectResponse(where + (f"?{urlencode({'note': note})}" if note else ""), 303)
+        query = urlencode({"note": note, "mark": self._mark(where, note)}) if note else ""
+        return RedirectResponse(where + (f"?{query}" if query else ""), 303)
+
+    def _mark(self, path: str, note: str) -> str:
+        """That we said so, to this session: nobody else's link does."""
+        return sealed.mac("note", f"{self.session.number} {path} {note}").hex()[:16]
+
+    def note(self) -> str:
+        """What was done a moment ago, in words."""
+        name = self.query("note")
+        said = hmac.compare_digest(self._mark(self.request.url.path, name), self.query("mark")) if name else False
+        return language.translate(NOTES.get(name, "")) if said else ""
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         """A page in the portal's frame."""
@@ -91,7 +108,7 @@ class Visit:
         body = _templates().get_template(template).render(
             {"errors": {}, "visit": self, "session": self.session, "roles": self.roles, "base": self.base,
              "whose": self.whose, "as_of": self.as_of, "in_app": inside,
-             "language": language.choose(self.request), "note": language.translate(NOTES.get(self.query("note"), "")),
+             "language": language.choose(self.request), "note": self.note(),
              "form_token": pages.form_token_of(self.request), "sections": SECTIONS,
              "here": self.request.url.path, "asked": dict(self.request.query_params),
              "as_of_query": f"?as-of={self.as_of.isoformat()}" if self.as_of else ""} | values
@@ -116,6 +133,14 @@ async def _visit(request: Request, *, of_record: bool) -> Visit:
     account, pool = session.account, await database.pool()
     roles = frozenset(await accounts.roles_of(pool, account.id))
     patient, base = None, ""
+    asked = request.path_params.get("patient")
+    if (
+        session.patient_id is not None
+        and request.url.path != "/"
+        and not of_record
+        and asked != str(session.patient_id)
+    ):
+        raise HTTPException(403, "you came from your hospital's system for one patient: sign in here for others")
     if of_record:
         if "patient" in request.path_params:
             patient = read_number(str(request.path_params["patient"]))
@@ -126,7 +151,8 @@ async def _visit(request: Request, *, of_record: bool) -> Visit:
                 raise pages.GoSignInError(RedirectResponse("/", 303))
         if session.patient_id not in (None, patient):
             raise HTTPException(403, "you came from your hospital's system for one patient: sign in here for others")
-    as_of = _day(request.query_params.get("as-of", "")) if of_record else None
+    day = request.query_params.get("as-of", "")
+    as_of = _day(day) if of_record else None
     own = patient is not None and patient == account.record_id
     reader = Reader.of_person(
         account.id, account.organisation_id, account.record_id, patient=patient or account.record_id,
@@ -134,9 +160,10 @@ async def _visit(request: Request, *, of_record: bool) -> Visit:
         scope="patient/*.cruds" if own else None,
         at=datetime.combine(as_of + timedelta(days=1), time(), telling.LONDON) if as_of else None,
     )  # fmt: skip
-    visit = Visit(request, session, reader, pool, roles, patient, base, as_of)
+    visit = Visit(request, session, reader, pool, roles, patient, base, as_of, refused_day=bool(day) and as_of is None)
     if patient is not None:
         visit.whose = next(iter(await finding.named(pool, reader, [patient])), None)
+        visit.may_write = own or (not account.is_professional and await corrections.speaks(pool, reader, patient))
     return visit
 
 
@@ -148,11 +175,14 @@ def _day(text: str) -> date | None:
     return found if found and found.year > 1900 and found < telling.today() else None
 
 
-def record_page(path: str, show: Page) -> list[Route]:
-    """A page of a record: of one's own, and of somebody's who shares it."""
+def record_page(path: str, show: Page, *, then: bool = False) -> list[Route]:
+    """A page of a record: of one's own, and of somebody's who shares it; ``then``: also as it was on a day."""
 
     async def handle(request: Request) -> Response:
         visit = await _visit(request, of_record=True)
+        if visit.as_of is not None and not then:
+            rest = {name: value for name, value in request.query_params.items() if name != "as-of"}
+            return RedirectResponse(address(request.url.path, rest), 303)
         if visit.whose is None:
             return await _closed(visit)
         return await _told(visit, show(visit))
@@ -166,7 +196,10 @@ def record_form(path: str, submit: Submit, *, longest: int = pages.LONGEST_FORM)
 
     async def handle(request: Request) -> Response:
         form = await pages.form_of(request, longest=longest)
-        visit = await _visit(request, of_record=True)
+        try:
+            visit = await _visit(request, of_record=True)
+        except pages.GoSignInError as gone:
+            return _kept(form, gone)
         if visit.whose is None or visit.as_of is not None:
             return await _closed(visit)
         return await _told(visit, submit(visit, form))
@@ -187,12 +220,15 @@ def plain_page(path: str, show: Page, role: str = "") -> list[Route]:
     return [Route(path, handle, methods=["GET"])]
 
 
-def plain_form(path: str, submit: Submit, role: str = "") -> list[Route]:
+def plain_form(path: str, submit: Submit, role: str = "", *, longest: int = pages.LONGEST_FORM) -> list[Route]:
     """What a form of such a page does."""
 
     async def handle(request: Request) -> Response:
-        form = await pages.form_of(request)
-        visit = await _visit(request, of_record=False)
+        form = await pages.form_of(request, longest=longest)
+        try:
+            visit = await _visit(request, of_record=False)
+        except pages.GoSignInError as gone:
+            return _kept(form, gone)
         _check(visit, role)
         return await _told(visit, submit(visit, form))
 
@@ -205,6 +241,15 @@ def _check(visit: Visit, role: str) -> None:
         raise HTTPException(403, "this page is for professionals")
     if role not in ("", "professional") and role not in visit.roles:
         raise HTTPException(403, f"this page is for a {role.replace('-', ' ')}")
+
+
+def _kept(form: Form, gone: pages.GoSignInError) -> Response:
+    """Who was signed out while he wrote sees his words again, to copy them: they are not lost with the session."""
+    texts = [form.get(name) for name in _TEXTS if form.get(name).strip()]
+    if not texts:
+        return gone.response
+    body = _templates().get_template("signed_out.html").render(texts=texts, language=language.ENGLISH)
+    return Response(body, 401, headers=pages.headers(in_app=False), media_type="text/html")
 
 
 async def _told(visit: Visit, work: Awaitable[Response]) -> Response:
@@ -228,7 +273,8 @@ NOTES = {
     "measured": "Your measurement is in the record.",
     "noted": "It is in the record.",
     "taken-back": "It is taken out of the record.",
-    "shared": "What they see is changed. It counts from now on.",
+    "shared": "It is saved, and counts from now on.",
+    "unshared": "They no longer see your record. What their own hospital or practice sent, its staff still see.",
     "stopped": "Nothing is shared any more. Each team still sees what it contributed itself.",
     "started": "What was shared before is shared again.",
     "labelled": "The privacy label is changed.",

@@ -62,7 +62,7 @@ async def message_list(visit: Visit) -> Response:
     found = await messages.list_messages(
         visit.pool, status=status or None, control_id=visit.query("control") or None,
         organisation_id=_organisation(visit), limit=PER_PAGE + 1,
-        before=int(before) if before.isdigit() and len(before) < 19 else None,
+        before=int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
     )  # fmt: skip
     page = found[:PER_PAGE]
     return visit.page("messages_list.html", found=page, chosen=status, statuses=messages.STATUSES,
@@ -251,7 +251,7 @@ ROUTES: list[Route] = [
     *plain_form("/organisation/messages/{message}", decide, _ADMINISTRATOR),
     *plain_page("/organisation/senders", sender_list, _ADMINISTRATOR),
     *plain_page("/organisation/senders/{sender}", sender, _ADMINISTRATOR),
-    *plain_form("/organisation/senders/{sender}/try", try_message, _ADMINISTRATOR),
+    *plain_form("/organisation/senders/{sender}/try", try_message, _ADMINISTRATOR, longest=2 * trying_out.LONGEST),
     *plain_page("/organisation/corrections", correction_list, _ADMINISTRATOR),
     *plain_form("/organisation/corrections", answer_correction, _ADMINISTRATOR),
     *plain_page("/organisation/codes", code_list, _ADMINISTRATOR),

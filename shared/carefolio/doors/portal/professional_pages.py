@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from carefolio.doors.pages import Form
 from carefolio.doors.portal.frame import OWN, PER_PAGE, Refusal, Visit, first_error, plain_form, plain_page
-from carefolio.identity import invitations
+from carefolio.identity import invitations, throttle
 from carefolio.record import caring, caseload, finding, glass, items
 from carefolio.record.sharing import SharingError
 
@@ -58,6 +58,32 @@ async def break_glass(visit: Visit, form: Form) -> Response:
     return RedirectResponse(f"/patients/{patient}", 303)
 
 
+async def emergency_page(visit: Visit) -> Response:
+    """GET /emergency: to open the record of somebody who is here and shares nothing with us."""
+    return visit.page("emergency.html", form={})
+
+
+async def emergency(visit: Visit, form: Form) -> Response:
+    """POST /emergency: by NHS number and date of birth together, with a reason; a wrong pair is as no record."""
+    refused = await throttle.admit(visit.pool, throttle.EMERGENCY, str(visit.session.account.id))
+    errors = {}
+    found = None
+    if refused:
+        errors = {"nhs_number": "There were too many attempts. Wait a few minutes"}
+    else:
+        found = await finding.by_number_and_birth(visit.pool, form.get("nhs_number"), form.get("born"))
+    if found is None and not errors:
+        errors = {"nhs_number": "There is no record with this NHS number and date of birth"}
+    if found is not None:
+        try:
+            await glass.break_glass(visit.pool, visit.reader, found, form.get("reason"), visit.session.number)
+            await throttle.clear(visit.pool, throttle.EMERGENCY, str(visit.session.account.id))
+            return RedirectResponse(f"/patients/{found}", 303)
+        except SharingError as error:
+            errors = first_error(error, ("reason",))
+    return visit.page("emergency.html", status=400, form=form.fields, errors=errors)
+
+
 async def invite_page(visit: Visit) -> Response:
     """GET /invite: a patient of the organisation, to open his record."""
     return _invite(visit, Form({}))
@@ -90,6 +116,8 @@ ROUTES: list[Route] = [
     *plain_page("/", begin),
     *plain_page("/patients", patients, "professional"),
     *plain_form("/patients/{patient}/glass", break_glass, "professional"),
+    *plain_page("/emergency", emergency_page, "professional"),
+    *plain_form("/emergency", emergency, "professional"),
     *plain_page("/invite", invite_page, "professional"),
     *plain_form("/invite", invite, "professional"),
 ]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
@@ -27,6 +28,9 @@ from carefolio.view.sections import KINDS, SECTIONS, Section, section_of
 from carefolio.view.telling import LONDON, Told, tell
 
 _NEW = 8
+_LONGEST_TEXT = 200_000
+# Appointments that will not be.
+_OFF = ("cancelled", "noshow", "entered-in-error")
 _TREND = 120
 _MOST_ROWS = 50
 _MOST_CSV = 20_000
@@ -37,13 +41,17 @@ _SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "application/pdf
 async def home(visit: Visit) -> Response:
     """GET /record: what is new, what comes, what is on its way."""
     found = await items.of_kinds(visit.pool, visit.reader, visit.record, KINDS, count=_NEW, newest=True)
-    coming = [each for each in await items.of_section(visit.pool, visit.reader, visit.record, SECTIONS["appointments"],
-                                                      count=50) if not tell(each.resource).is_past]  # fmt: skip
+    soon = await items.of_section(visit.pool, visit.reader, visit.record, SECTIONS["appointments"], count=20,
+                                  start=datetime.now(UTC), soonest=True)  # fmt: skip
+    coming = [each for each in soon if each.resource.get("status") not in _OFF]
     account = visit.session.account
     seen = await sharing.seen_by(visit.pool, account.id, visit.record) if account.is_professional else ([], False)
+    allergies = []
+    if account.is_professional:
+        allergies = await items.of_section(visit.pool, visit.reader, visit.record, SECTIONS["allergies"], count=20)
     delayed = await items.delayed(visit.pool, visit.reader, visit.record) if visit.is_own else []
-    return visit.page("home.html", new=_rows(visit, found), coming=_rows(visit, coming[::-1][:3]), delayed=delayed,
-                      seen=seen[0], broken=seen[1])  # fmt: skip
+    return visit.page("home.html", new=_rows(visit, found), coming=_rows(visit, coming[:3]), delayed=delayed,
+                      seen=seen[0], broken=seen[1], allergies=_rows(visit, allergies))  # fmt: skip
 
 
 async def section(visit: Visit) -> Response:
@@ -146,10 +154,11 @@ async def item(visit: Visit) -> Response:
         by_number = {each.number: each for each in await items.several(visit.pool, visit.reader, visit.record, numbers)}
         results = _rows(visit, [by_number[number] for number in numbers if number in by_number])
     files = _files(visit, found)
+    mine = visit.may_write and found.own and export.is_by(found, visit.session.account.name, own=visit.is_own)
     return visit.page(
         "item.html", row=_row(visit, found), told=told, files=files, results=results,
         explanation=explanations.explain(found.resource), trend=_trend_link(visit, found),
-        section=SECTIONS.get(section_of(found.resource)), calendar=_for_calendar(found, told),
+        section=SECTIONS.get(section_of(found.resource)), calendar=_for_calendar(found, told), mine=mine,
         may_relabel=visit.is_own and found.type not in _GENERAL,
     )  # fmt: skip
 
@@ -177,18 +186,20 @@ def _trend_link(visit: Visit, item: Item) -> str:
     )
     if not measured or not coding.get("code"):
         return ""
-    return f"{visit.base}/trend?code={quote(str(coding.get('system', '')) + '|' + str(coding['code']), safe='')}"
+    asked = {"system": str(coding.get("system", "")), "code": str(coding["code"])}
+    return f"{visit.base}/trend?{urlencode(asked)}{f'&as-of={visit.as_of}' if visit.as_of else ''}"
 
 
 async def trend(visit: Visit) -> Response:
     """GET /record/trend?code=: all values of one test, as a chart and a table."""
-    code = visit.query("code")
-    found = await items.by_code(visit.pool, visit.reader, visit.record, code, count=_TREND) if "|" in code else []
+    system, code = visit.query("system"), visit.query("code")
+    found = await items.by_code(visit.pool, visit.reader, visit.record, system, code, count=_TREND) if code else []
     if not found:
         raise HTTPException(404, "there are no values of this test, or they are not shared with you")
     rows = _rows(visit, found)
     return visit.page(
-        "trend.html", rows=rows[:_MOST_ROWS], more=len(rows) > _MOST_ROWS, chart=_chart(found),
+        "trend.html", section=SECTIONS[section_of(found[0].resource) or "tests"], rows=rows[:_MOST_ROWS],
+        more=len(rows) > _MOST_ROWS, chart=_chart(found),
         title=rows[0]["told"].title, explanation=explanations.explain(found[0].resource),
     )  # fmt: skip
 
@@ -263,6 +274,7 @@ async def versions(visit: Visit) -> Response:
     rows = [
         {"version": each.version, "at": each.at, "told": tell(text.loads(each.content)) if each.content else None}
         for each in history.versions
+        if visit.reader.at is None or each.at < visit.reader.at
     ]
     return visit.page("versions.html", row=_row(visit, found), rows=rows)
 
@@ -272,7 +284,7 @@ async def file(visit: Visit) -> Response:
     found = await _one(visit)
     number = visit.path("file")
     attachments = _attachments(found)
-    if not number.isdigit() or int(number) >= len(attachments):
+    if not (number.isascii() and number.isdigit() and len(number) < 6) or int(number) >= len(attachments):
         raise HTTPException(404, "there is no such file")
     attachment = attachments[int(number)]
     try:
@@ -283,9 +295,10 @@ async def file(visit: Visit) -> Response:
     shown = media in _SHOWN and visit.query("download") != "1"
     name = quote(str(attachment.get("title") or f"document-{number}")[:100])
     # PDF viewers of browsers do not run in a sandbox; they run no script of the document in our name.
-    sandbox = "default-src 'none'; object-src 'self'; plugin-types application/pdf" if media == "application/pdf" else (
-        "sandbox; default-src 'none'; img-src 'self'; style-src 'unsafe-inline'")  # fmt: skip
+    sandbox = "default-src 'none'; object-src 'self'; frame-ancestors 'none'" if media == "application/pdf" else (
+        "sandbox; default-src 'none'; img-src 'self'; frame-ancestors 'none'")  # fmt: skip
     headers = {
+        "X-Frame-Options": "DENY",
         "Content-Disposition": f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{name}",
         "Content-Security-Policy": sandbox, "Referrer-Policy": "no-referrer",
         "Cross-Origin-Resource-Policy": "same-origin",
@@ -313,20 +326,32 @@ def _files(visit: Visit, item: Item) -> list[dict[str, Any]]:
                 "image": media.partition(";")[0] in _SHOWN and media.startswith("image/")}  # fmt: skip
         raw = base64.b64decode("".join(str(attachment["data"]).split()))
         if media.startswith("text/plain"):
-            made["text"] = raw.decode("utf-8", "replace")[:200_000]
+            made["text"] = _decoded(raw, media)[:_LONGEST_TEXT]
         elif cda.is_cda(media, raw):
             made["text"] = cda.plain_text(raw)
         files.append(made)
     return files
 
 
+def _decoded(raw: bytes, media: str) -> str:
+    """A text in its own character set; where that is not so, empty: a wrong letter in a dose does harm."""
+    declared = re.search(r"charset=\"?([\w.:-]+)", media, re.IGNORECASE)
+    for name in [declared[1]] if declared else ["utf-8", "windows-1252"]:
+        try:
+            return raw.decode(name)
+        except (LookupError, UnicodeDecodeError):
+            continue
+    return ""
+
+
 async def calendar(visit: Visit) -> Response:
     """GET /record/items/Appointment/[id]/calendar.ics: for the phone's calendar; no more than it needs (RFC 5545)."""
     found = await _one(visit)
     told = tell(found.resource)
-    if found.type != "Appointment" or "T" not in told.when:
+    times = _times(found, told)
+    if times is None:
         raise HTTPException(404, "there is no time to put into a calendar")
-    start, end, where = _times(told)
+    start, end, where = times
     lines = ["BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:-//Carefolio//EN", "BEGIN:VEVENT",
              f"UID:{found.number}@carefolio", f"DTSTAMP:{found.changed.astimezone(UTC):%Y%m%dT%H%M%SZ}",
              f"DTSTART:{start:%Y%m%dT%H%M%SZ}", f"DTEND:{end:%Y%m%dT%H%M%SZ}", f"SUMMARY:{_ics(told.title)}",
@@ -335,25 +360,33 @@ async def calendar(visit: Visit) -> Response:
     return Response("\r\n".join(lines), 200, headers, "text/calendar; charset=utf-8")
 
 
-def _times(told: Told) -> tuple[datetime, datetime, str]:
-    """When an appointment begins and ends (half an hour where nothing says), and where it is."""
-    start = datetime.fromisoformat(told.when).astimezone(UTC)
-    end = datetime.fromisoformat(told.until).astimezone(UTC) if "T" in told.until else start + timedelta(minutes=30)
+def _times(item: Item, told: Told) -> tuple[datetime, datetime, str] | None:
+    """When an appointment begins and ends (half an hour where nothing says), and where it is; None for one that is
+    cancelled, or has no such time.
+    """
+    if item.type != "Appointment" or "T" not in told.when or item.resource.get("status") in _OFF:
+        return None
+    try:
+        start = datetime.fromisoformat(told.when).astimezone(UTC)
+        end = datetime.fromisoformat(told.until).astimezone(UTC) if "T" in told.until else start + timedelta(minutes=30)
+    except (ValueError, OverflowError):
+        return None
     return start, end, next((value for name, value in told.facts if name == "Where"), "")
 
 
 def _for_calendar(item: Item, told: Told) -> dict[str, Any] | None:
     """What the NHS App's calendar wants: seconds since 1970."""
-    if item.type != "Appointment" or "T" not in told.when:
+    times = _times(item, told)
+    if times is None:
         return None
-    start, end, where = _times(told)
+    start, end, where = times
     return {"start": int(start.timestamp()), "end": int(end.timestamp()), "place": where}
 
 
 def _ics(text: str) -> str:
     for plain in ("\\", ";", ","):
         text = text.replace(plain, f"\\{plain}")
-    return text.replace("\n", "\\n")[:200]
+    return re.sub(r"[\x00-\x1f\x7f]", " ", re.sub(r"\r\n?|\n", r"\\n", text))[:60]
 
 
 async def as_pdf(visit: Visit) -> Response:
@@ -390,17 +423,17 @@ def _csv(found: Sequence[Item], name: str) -> Response:
 
 
 ROUTES: list[Route] = [
-    *record_page("", home),
-    *record_page("/timeline", timeline),
-    *record_page("/trend", trend),
+    *record_page("", home, then=True),
+    *record_page("/timeline", timeline, then=True),
+    *record_page("/trend", trend, then=True),
     *record_page("/as-it-was", older),
-    *record_page("/record.pdf", as_pdf),
-    *record_page("/record.json", as_bundle),
-    *record_page("/items/{type}/{id}", item),
-    *record_page("/items/{type}/{id}/source", source),
-    *record_page("/items/{type}/{id}/versions", versions),
-    *record_page("/items/{type}/{id}/calendar.ics", calendar),
-    *record_page("/files/{type}/{id}/{file}", file),
+    *record_page("/record.pdf", as_pdf, then=True),
+    *record_page("/record.json", as_bundle, then=True),
+    *record_page("/items/{type}/{id}", item, then=True),
+    *record_page("/items/{type}/{id}/source", source, then=True),
+    *record_page("/items/{type}/{id}/versions", versions, then=True),
+    *record_page("/items/{type}/{id}/calendar.ics", calendar, then=True),
+    *record_page("/files/{type}/{id}/{file}", file, then=True),
 ]
 # After those of the other pages, since any name may be a section's.
-SECTION_ROUTES: list[Route] = record_page("/{section}", section)
+SECTION_ROUTES: list[Route] = record_page("/{section}", section, then=True)

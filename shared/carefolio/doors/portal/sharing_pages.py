@@ -41,9 +41,16 @@ async def show(visit: Visit) -> Response:
 
 async def switch(visit: Visit, form: Form) -> Response:
     """POST /record/sharing/switch: stop altogether, or share again."""
+    if form.get("on") not in ("true", "false"):
+        raise HTTPException(400, "the form says neither to stop nor to share")
     on = form.get("on") == "true"
     await sharing.switch(visit.pool, visit.reader, visit.record, on=on)
     return visit.go("/sharing", "started" if on else "stopped")
+
+
+async def stop_page(visit: Visit) -> Response:
+    """GET /record/sharing/stop: what it would mean, before it is done."""
+    return visit.page("stop.html")
 
 
 async def one(visit: Visit) -> Response:
@@ -77,7 +84,7 @@ async def change(visit: Visit, form: Form) -> Response:
         )  # fmt: skip
     except Refusal as error:
         return await _one(visit, first_error(error, _FIELDS))
-    return visit.go("/sharing", "shared")
+    return visit.go("/sharing", "shared" if _labels(form) else "unshared")
 
 
 async def add(visit: Visit) -> Response:
@@ -136,7 +143,7 @@ async def log(visit: Visit) -> Response:
         return table("access-log", ("when", "who", "organisation", "with", "what", "section", "reason"), rows)
     found = await access_log.looks(
         visit.pool, visit.reader, visit.record, own=own, count=PER_PAGE + 1,
-        before=int(before) if before.isdigit() and len(before) < 19 else None,
+        before=int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
     )  # fmt: skip
     page = found[:PER_PAGE]
     return visit.page(
@@ -161,6 +168,7 @@ def _until(form: Form) -> datetime | None:
 
 ROUTES: list[Route] = [
     *record_page("/sharing", show),
+    *record_page("/sharing/stop", stop_page),
     *record_form("/sharing/switch", switch),
     *record_page("/sharing/add", add),
     *record_page("/sharing/with/{grantee}", one),

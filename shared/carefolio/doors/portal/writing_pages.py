@@ -64,7 +64,7 @@ async def _write(visit: Visit, thing: str, form: Form) -> None:
         await entries.measure(pool, reader, record, form.get("kind"), values, at=at, note=form.get("note"))
     elif thing == "symptom":
         severity = form.get("severity").strip()
-        if severity and not (severity.isdigit() and len(severity) < 3):
+        if severity and not (severity.isascii() and severity.isdigit() and len(severity) < 3):
             raise EntryError("severity: a number from 0 to 10")
         await entries.symptom(pool, reader, record, form.get("name"), severity=int(severity) if severity else None,
                               at=at, note=form.get("note"))  # fmt: skip
@@ -179,7 +179,7 @@ async def message(visit: Visit) -> Response:
 async def conversation(visit: Visit, text: str = "", errors: dict[str, str] | None = None) -> Response:
     """A conversation, with a form to go on."""
     known, said = await conversations.read(visit.pool, visit.reader, visit.number("conversation"))
-    if visit.patient is not None and known.patient != visit.record:
+    if visit.patient is not None and not await sharing.is_same_person(visit.pool, known.patient, visit.record):
         raise HTTPException(404, "there is no such conversation")
     return visit.page("conversation.html", status=400 if errors else 200, known=known, said=said, text=text,
                       errors=errors or {})  # fmt: skip
@@ -188,6 +188,10 @@ async def conversation(visit: Visit, text: str = "", errors: dict[str, str] | No
 async def reply(visit: Visit, form: Form) -> Response:
     """POST /record/messages/[number], and /inbox/[number]."""
     number = visit.number("conversation")
+    if visit.patient is not None:
+        known, _ = await conversations.read(visit.pool, visit.reader, number)
+        if not await sharing.is_same_person(visit.pool, known.patient, visit.record):
+            raise HTTPException(404, "there is no such conversation")
     try:
         await conversations.reply(visit.pool, visit.reader, number, form.get("text"))
     except Refusal as error:
@@ -215,7 +219,7 @@ async def every_page(visit: Visit) -> Response:
 
 
 ROUTES: list[Route] = [
-    *record_page("/all", every_page),
+    *record_page("/all", every_page, then=True),
     *record_page("/add/{thing}", add_page),
     *record_form("/add/{thing}", add, longest=_LARGEST_FORM),
     *record_form("/items/{type}/{id}/take-back", take_back),
