@@ -32,7 +32,7 @@ PEOPLE = {
 # Pages that many links lead to are taken a few times only.
 _MOST_OF_A_KIND = 3
 _NO_PAGES = re.compile(
-    r"/(record\.pdf|calendar\.ics)$|/files/|format=csv|download=|/login|/account|/mailbox|^https?://(?!localhost)"
+    r"/(record\.pdf|record\.json|calendar\.ics)(\?|$)|/files/|format=csv|download=|/login|/account|/mailbox|^https?://(?!localhost)"
 )
 
 

@@ -80,7 +80,7 @@ def keep(name: str, schedule: str, function: str, path: str, body: dict[str, str
         attempt_deadline={"seconds": 1800},
         retry_config={"retry_count": 3, "min_backoff_duration": {"seconds": 60}},
         http_target=scheduler_v1.HttpTarget(
-            uri=wanted.function_url.replace("{function}", function) + path,
+            uri=wanted.function_url.replace("{function}", function.replace("_", "-")) + path,
             http_method=scheduler_v1.HttpMethod.POST,
             headers={"Content-Type": "application/json"},
             body=json.dumps(body).encode(),

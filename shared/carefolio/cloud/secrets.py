@@ -42,7 +42,8 @@ def read(name: str) -> bytes:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        # Cloud Run mounts a secret as a folder, since no two can be in one.
+        return (path / path.name if path.is_dir() else path).read_bytes()
     except FileNotFoundError:
         raise MissingSecretError(f"no secret at {path}") from None
 

@@ -8,8 +8,12 @@ from pathlib import Path
 import asyncpg
 
 from carefolio.cloud import database
+from carefolio.cloud.settings import settings
 
 HERE = Path(__file__).parent
+# What a function's user may do; Cloud SQL puts every user that comes by IAM into a role of its own name.
+_ROLE = "carefolio_function"
+_BY_IAM = "cloudsqliamserviceaccount"
 
 
 def newest() -> str:
@@ -37,4 +41,40 @@ def migrate() -> str:
         config = Config()
         config.set_main_option("script_location", str(HERE))
         command.upgrade(config, "head")
+    if settings().cloud_sql_instance:
+        asyncio.run(_allow())
     return newest()
+
+
+async def _allow() -> None:
+    connection = await database.connect()
+    try:
+        await allow(connection)
+    finally:
+        await connection.close()
+
+
+async def allow(connection: database.Connection) -> None:
+    """Let the functions' users read and write what the tables hold, and change no table: after every migration."""
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", _ROLE):
+        await connection.execute(f"CREATE ROLE {_ROLE} NOLOGIN")
+    for what in (
+        "USAGE ON SCHEMA public",
+        "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public",
+        "USAGE ON ALL SEQUENCES IN SCHEMA public",
+        # A bulk's rows are counted before they are planned with.
+        "MAINTAIN ON TABLE extract_row",
+    ):
+        await connection.execute(f"GRANT {what} TO {_ROLE}")
+    await connection.execute(f"REVOKE UPDATE, DELETE ON TABLE audit FROM {_ROLE}")
+    users = await connection.fetch(
+        """
+        SELECT quote_ident(member.rolname) AS name FROM pg_auth_members
+        JOIN pg_roles member ON member.oid = pg_auth_members.member
+        JOIN pg_roles role ON role.oid = pg_auth_members.roleid
+        WHERE role.rolname = $1 AND member.rolname <> current_user
+        """,
+        _BY_IAM,
+    )
+    for user in users:
+        await connection.execute(f"GRANT {_ROLE} TO {user['name']}")

@@ -1,0 +1,6 @@
+terraform {
+  backend "gcs" {
+    bucket = "carefolio-production-terraform"
+    prefix = "state"
+  }
+}

@@ -1,0 +1,70 @@
+# Production: what it chooses; all else is modules/platform.
+
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    google = { source = "hashicorp/google", version = "~> 7.45" }
+  }
+}
+
+provider "google" {
+  project = "carefolio-production"
+}
+
+variable "primary_region" {
+  description = "primary, or second after a switch-over (docs/runbooks)."
+  type        = string
+  default     = "primary"
+}
+
+variable "image" {
+  description = "The image that services are made with; from then on the pipeline changes it."
+  type        = string
+  default     = "europe-west2-docker.pkg.dev/carefolio-delivery/carefolio/carefolio:first"
+}
+
+module "platform" {
+  source         = "../../modules/platform"
+  project        = "carefolio-production"
+  environment    = "production"
+  regions        = { primary = "europe-west2", second = "europe-west1" }
+  primary_region = var.primary_region
+  ranges         = { primary = "10.30.0.0/22", second = "10.30.4.0/22", services = "10.30.128.0/20" }
+  hosts          = { web = "www.carefolio.example", api = "api.carefolio.example", hl7 = "hl7.carefolio.example" }
+  oldest_hl7_tls = "TLS_1_0"
+  rules_preview  = true
+  image          = var.image
+  database       = { tier = "db-perf-optimized-N-16", disk_gb = 500, max_connections = 2000, wal_days = 35 }
+  secrets = {
+    token-signing-keys = "1"
+    identity-key       = "1"
+    ordering-key       = "1"
+    pds-key            = "1"
+    smtp-password      = "1"
+  }
+  settings  = { MAIL_FROM = "Carefolio <no-reply@carefolio.example>", TRACE_SHARE = "0.01" }
+  mail      = "on-call@carefolio.example"
+  protected = true
+  functions = {
+    hl7        = { min_instances = 2, max_instances = 12, concurrency = 40, pool_size = 5 }
+    login      = { min_instances = 2, max_instances = 12, concurrency = 40, pool_size = 5 }
+    fhir       = { min_instances = 2, max_instances = 24, concurrency = 40, pool_size = 8 }
+    api        = { min_instances = 2, max_instances = 12, concurrency = 40, pool_size = 5 }
+    portal     = { min_instances = 2, max_instances = 12, concurrency = 40, pool_size = 5 }
+    ingest     = { min_instances = 2, max_instances = 20, concurrency = 8, pool_size = 8 }
+    notify     = { min_instances = 1, max_instances = 4, concurrency = 8, pool_size = 3 }
+    emis_fetch = { min_instances = 0, max_instances = 8, concurrency = 1, pool_size = 2 }
+    emis_load  = { min_instances = 0, max_instances = 16, concurrency = 1, pool_size = 4 }
+    operations = { min_instances = 1, max_instances = 2, concurrency = 4, pool_size = 2 }
+  }
+}
+
+output "addresses" {
+  description = "By host the address for its record in DNS."
+  value       = module.platform.addresses
+}
+
+output "out" {
+  description = "The addresses that requests of ours come from: EMIS allows both before they are needed."
+  value       = module.platform.out
+}

@@ -1,0 +1,6 @@
+terraform {
+  backend "gcs" {
+    bucket = "carefolio-staging-terraform"
+    prefix = "state"
+  }
+}

@@ -1,0 +1,6 @@
+terraform {
+  backend "gcs" {
+    bucket = "carefolio-test-terraform"
+    prefix = "state"
+  }
+}

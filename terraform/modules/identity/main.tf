@@ -1,0 +1,173 @@
+# Who the functions are and what each may do: an account for each with no key, secrets that only its users read.
+
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    google = { source = "hashicorp/google", version = "~> 7.45" }
+  }
+}
+
+variable "project" {
+  description = "The project of the environment."
+  type        = string
+}
+
+variable "name" {
+  description = "What everything of the environment is called by."
+  type        = string
+}
+
+variable "regions" {
+  description = "By role (primary, second) the region: secrets lie in both."
+  type        = map(string)
+}
+
+variable "keys" {
+  description = "The keys, by role and kind (module keys)."
+  type        = map(string)
+}
+
+variable "functions" {
+  description = "By function the secrets that it reads, and whether it has files, publishes, keeps agreements' jobs and keys, or reads those."
+  type = map(object({
+    secrets    = list(string)
+    files      = bool
+    publishes  = bool
+    agreements = string
+  }))
+  validation {
+    condition     = alltrue([for each in values(var.functions) : contains(["none", "read", "keep"], each.agreements)])
+    error_message = "agreements is none, read or keep."
+  }
+}
+
+variable "bucket" {
+  description = "Where the functions' files are."
+  type        = string
+}
+
+variable "topics" {
+  description = "The topics that are published to."
+  type        = map(string)
+}
+
+data "google_project" "here" {
+  project_id = var.project
+}
+
+locals {
+  callers = merge(var.functions, { caller = null, migrate = null })
+  # The database, and spans of what was done.
+  everyone  = ["roles/cloudsql.client", "roles/cloudsql.instanceUser", "roles/cloudtrace.agent"]
+  rights    = merge([for name in setunion(keys(var.functions), ["migrate"]) : { for role in local.everyone : "${name} ${role}" => { name = name, role = role } }]...)
+  secrets   = toset(flatten([for each in values(var.functions) : each.secrets]))
+  readers   = merge([for name, each in var.functions : { for secret in each.secrets : "${name} ${secret}" => { name = name, secret = secret } }]...)
+  publishes = merge([for name, each in var.functions : each.publishes ? { for topic, id in var.topics : "${name} ${topic}" => { name = name, topic = id } } : {}]...)
+  of_agreements = {
+    title      = "keys of sharing agreements"
+    expression = "resource.name.startsWith('projects/${data.google_project.here.number}/secrets/emis-')"
+  }
+}
+
+resource "google_service_account" "account" {
+  for_each     = local.callers
+  project      = var.project
+  account_id   = "${var.name}-${replace(each.key, "_", "-")}"
+  display_name = each.key == "caller" ? "Pub/Sub's and the clock's calls" : "Function ${each.key}"
+}
+
+resource "google_project_iam_member" "everyone" {
+  for_each = local.rights
+  project  = var.project
+  role     = each.value.role
+  member   = google_service_account.account[each.value.name].member
+}
+
+resource "google_secret_manager_secret" "secret" {
+  for_each            = local.secrets
+  project             = var.project
+  secret_id           = each.value
+  deletion_protection = false
+  replication {
+    user_managed {
+      dynamic "replicas" {
+        for_each = var.regions
+        content {
+          location = replicas.value
+          customer_managed_encryption {
+            kms_key_name = var.keys["${replicas.key}-secrets"]
+          }
+        }
+      }
+    }
+  }
+}
+
+resource "google_secret_manager_secret_iam_member" "reader" {
+  for_each  = local.readers
+  project   = var.project
+  secret_id = google_secret_manager_secret.secret[each.value.secret].secret_id
+  role      = "roles/secretmanager.secretAccessor"
+  member    = google_service_account.account[each.value.name].member
+}
+
+resource "google_pubsub_topic_iam_member" "publisher" {
+  for_each = local.publishes
+  project  = var.project
+  topic    = each.value.topic
+  role     = "roles/pubsub.publisher"
+  member   = google_service_account.account[each.value.name].member
+}
+
+resource "google_storage_bucket_iam_member" "files" {
+  for_each = { for name, each in var.functions : name => each if each.files }
+  bucket   = var.bucket
+  role     = "roles/storage.objectUser"
+  member   = google_service_account.account[each.key].member
+}
+
+# An agreement's keys and its job come and go at run time.
+resource "google_project_iam_member" "agreements" {
+  for_each = { for name, each in var.functions : name => each if each.agreements != "none" }
+  project  = var.project
+  role     = each.value.agreements == "keep" ? "roles/secretmanager.admin" : "roles/secretmanager.secretAccessor"
+  member   = google_service_account.account[each.key].member
+  condition {
+    title      = local.of_agreements.title
+    expression = local.of_agreements.expression
+  }
+}
+
+# Making one is a right on the project, which no condition on a name can narrow.
+resource "google_project_iam_custom_role" "make_secrets" {
+  project     = var.project
+  role_id     = "makeSecrets"
+  title       = "Make secrets"
+  permissions = ["secretmanager.secrets.create"]
+}
+
+resource "google_project_iam_member" "make_secrets" {
+  for_each = { for name, each in var.functions : name => each if each.agreements == "keep" }
+  project  = var.project
+  role     = google_project_iam_custom_role.make_secrets.id
+  member   = google_service_account.account[each.key].member
+}
+
+resource "google_project_iam_member" "jobs" {
+  for_each = { for name, each in var.functions : name => each if each.agreements == "keep" }
+  project  = var.project
+  role     = "roles/cloudscheduler.admin"
+  member   = google_service_account.account[each.key].member
+}
+
+resource "google_service_account_iam_member" "jobs" {
+  for_each           = { for name, each in var.functions : name => each if each.agreements == "keep" }
+  service_account_id = google_service_account.account["caller"].name
+  role               = "roles/iam.serviceAccountUser"
+  member             = google_service_account.account[each.key].member
+}
+
+output "accounts" {
+  description = "E-mail addresses of the accounts, by function (and caller, migrate)."
+  value       = { for name, account in google_service_account.account : name => account.email }
+}

@@ -1,0 +1,129 @@
+"""Terraform itself, against the provider's schema: nothing of Google is called.
+
+The schema and the stand-in for the provider are not ours and lie beside the repository (../shared/tools).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from carefolio.local.installation import REPOSITORY
+from carefolio.local.serve import url_map
+
+TERRAFORM = REPOSITORY / "terraform"
+_TOOLS = REPOSITORY.parent / "shared" / "tools"
+_ENVIRONMENTS = sorted(folder.name for folder in (TERRAFORM / "environments").iterdir())
+
+needs_terraform = pytest.mark.skipif(
+    shutil.which("terraform") is None or not (_TOOLS / "tf_fake_provider.py").exists(),
+    reason="needs terraform, and the provider's stand-in in ../shared/tools",
+)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """What terraform says; raises CalledProcessError with all of it."""
+    done = subprocess.run(
+        [sys.executable, str(_TOOLS / "tf_fake_provider.py"), "terraform", f"-chdir={folder}", *arguments],
+        capture_output=True, text=True, check=False, timeout=300, env=os.environ | {"CHECKPOINT_DISABLE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def taken(folder: Path) -> Path:
+    """A copy of what Terraform reads, with its state in the folder and not in a bucket."""
+    for name in ("terraform", "functions", "shared"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".terraform*"))
+    for backend in (folder / "terraform").glob("environments/*/backend.tf"):
+        backend.unlink()
+    return folder / "terraform"
+
+
+@pytest.mark.skipif(not (_TOOLS / "tf_schema_check.py").exists(), reason="needs ../shared/tools")
+def test_the_provider_knows_every_word() -> None:
+    done = subprocess.run(
+        [sys.executable, str(_TOOLS / "tf_schema_check.py"), str(TERRAFORM)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert " 0 error(s), 0 warning(s)" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("terraform") is None, reason="needs terraform")
+def test_it_is_formatted() -> None:
+    done = subprocess.run(
+        ["terraform", "fmt", "-check", "-recursive", str(TERRAFORM)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_stays_readable() -> None:
+    modules = sorted((TERRAFORM / "modules").iterdir())
+    assert len(modules) <= 12
+    assert [file.parent.name for file in TERRAFORM.rglob("*.tf") if len(file.read_text().splitlines()) > 300] == []
+
+
+def test_every_function_is_there() -> None:
+    """In the platform, and with a size in each environment."""
+    functions = {main.parent.name for main in (REPOSITORY / "functions").glob("*/main.py")}
+    platform = (TERRAFORM / "modules/platform/main.tf").read_text()
+    needs = platform[platform.index("  needs = {") : platform.index("  # EMIS allows")]
+    assert set(re.findall(r"^    (\w+) += \{ secrets", needs, re.MULTILINE)) == functions
+    for name in _ENVIRONMENTS:
+        chosen = (TERRAFORM / "environments" / name / "main.tf").read_text()
+        assert set(re.findall(r"^    (\w+) += \{ min_instances", chosen, re.MULTILINE)) == functions
+
+
+@needs_terraform
+@pytest.mark.parametrize("module", ["sizing", "platform"])
+def test_what_a_module_says_of_itself(tmp_path: Path, module: str) -> None:
+    folder = taken(tmp_path) / "modules" / module
+    run(folder, "init", "-backend=false", "-no-color")
+    assert "0 failed" in run(folder, "test", "-no-color")
+
+
+@needs_terraform
+@pytest.mark.parametrize("name", _ENVIRONMENTS)
+def test_an_environment_from_nothing_and_its_changes(tmp_path: Path, name: str) -> None:
+    """It applies, then has nothing more to do; neither a release nor a switch of regions replaces anything; it ends."""
+    folder = taken(tmp_path) / "environments" / name
+    run(folder, "init", "-backend=false", "-no-color")
+    run(folder, "validate", "-no-color")
+    run(folder, "apply", "-auto-approve", "-no-color")
+    assert "No changes" in run(folder, "plan", "-no-color")
+    assert "No changes" in run(folder, "plan", "-no-color", "-var", "image=registry.example/carefolio@sha256:0")
+    switched = run(folder, "plan", "-no-color", "-var", "primary_region=second")
+    assert re.search(r"Plan: 0 to add, \d+ to change, 0 to destroy", switched), switched
+    instances = re.findall(r'sql_database_instance\.instance\["(\w+)"\] will be updated in-place', switched)
+    assert instances == ["primary", "second"]
+
+
+@needs_terraform
+def test_the_load_balancer_has_the_paths_of_one_machine(tmp_path: Path) -> None:
+    """The URL maps that are planned are functions/url_map.json: hospitals at a host of their own, the rest at two."""
+    folder = taken(tmp_path) / "environments" / "test"
+    run(folder, "init", "-backend=false", "-no-color")
+    run(folder, "plan", "-no-color", "-out=planned")
+    planned = json.loads(run(folder, "show", "-json", "planned"))
+    maps = {
+        change["index"]: change["change"]["after"]
+        for change in planned["resource_changes"]
+        if change["type"] == "google_compute_url_map" and change["name"] == "door"
+    }
+    wanted = {
+        name: sorted(path for each in paths for path in ([each] if each == "/" else [each, f"{each}/*"]))
+        for name, paths in url_map().items()
+    }
+    hospitals = wanted.pop("hl7")
+    found = {
+        door: sorted(sorted(rule["paths"]) for rule in one["path_matcher"][0]["path_rule"])
+        for door, one in maps.items()
+    }
+    assert found == {"hl7": [hospitals], "web": sorted(wanted.values()), "api": sorted(wanted.values())}
