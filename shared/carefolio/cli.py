@@ -67,3 +67,7 @@ def main() -> None:
         sys.exit("carefolio: the database does not answer: is scripts/up running?")
     except BrokenPipeError:
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -182,7 +182,7 @@ resource "google_cloud_run_v2_job" "migrate" {
       }
       containers {
         image   = var.image
-        command = ["carefolio", "migrate"]
+        command = ["python", "-m", "carefolio.cli", "migrate"]
         dynamic "env" {
           for_each = merge(var.environment, { DATABASE_USER = trimsuffix(var.accounts["migrate"], ".gserviceaccount.com") })
           content {
