@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import functions_framework.aio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from carefolio.cloud import database, outbox, push
+from carefolio.cloud import database, edge, outbox, push
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
-from carefolio.identity import retention
+from carefolio.identity import retention, senders
 from carefolio.record import reindex, seals, trail_export
 
 
@@ -56,6 +58,14 @@ async def trail(request: Request) -> Response:
     return JSONResponse({"files": made})
 
 
+async def admit(request: Request) -> Response:
+    """POST /operations/senders: have the load balancer let the senders' networks through, and no others."""
+    await push.verify(request)
+    with span("admit"):
+        changed = await asyncio.to_thread(edge.keep, await senders.all_networks(await database.pool()))
+    return JSONResponse({"changed": changed})
+
+
 _APP = Door(
     "operations",
     [
@@ -64,6 +74,7 @@ _APP = Door(
         Route("/operations/forget", forget, methods=["POST"]),
         Route("/operations/seal", seal, methods=["POST"]),
         Route("/operations/trail", trail, methods=["POST"]),
+        Route("/operations/senders", admit, methods=["POST"]),
         *health_routes("/operations"),
     ],
     json_error,

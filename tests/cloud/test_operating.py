@@ -7,13 +7,14 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 from google.api_core.exceptions import NotFound
 from google.cloud import scheduler_v1
 
-from carefolio.cloud import files, schedule, secrets
+from carefolio.cloud import edge, files, google, schedule, secrets
 from carefolio.cloud.settings import settings
 
 
@@ -68,7 +69,7 @@ def manager(project: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(secrets, "_MANAGER", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setattr(secrets, "_token", lambda: "token")
+    monkeypatch.setattr(google, "token", lambda: "token")
     yield kept
     server.shutdown()
     server.server_close()
@@ -114,12 +115,77 @@ def test_each_agreement_has_a_job_with_the_clock(project: None, monkeypatch: pyt
     [job] = kept.values()
     assert job.name == "projects/carefolio-test/locations/europe-west2/jobs/emis-fetch-north"
     assert (job.schedule, job.time_zone) == ("30 1 * * *", "Europe/London")
-    assert job.http_target.uri == "https://emis_fetch.example.org/emis_fetch"
+    assert job.http_target.uri == "https://emis-fetch.example.org/emis_fetch"
     assert json.loads(job.http_target.body) == {"agreement": "north"}
     assert job.http_target.oidc_token.service_account_email == "clock@x.iam"
     schedule.drop("emis-fetch-north")
     schedule.drop("emis-fetch-north")
     assert not kept
+
+
+@pytest.fixture
+def policy(project: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, dict[str, Any]]]:
+    """Cloud Armor's REST interface: get, addRule, patchRule, removeRule (compute v1 reference)."""
+    rules: dict[int, dict[str, Any]] = {
+        priority: {"priority": priority, "action": action, "match": {"config": {"srcIpRanges": ["*"]}}}
+        for priority, action in ((100, "allow"), (2147483647, "deny(403)"))
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"rules": list(rules.values())}).encode())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            path, _, query = self.path.partition("?")
+            assert path.startswith("/projects/carefolio-test/global/securityPolicies/carefolio-hl7/")
+            how = path.rpartition("/")[2]
+            priority = body["priority"] if how == "addRule" else int(query.removeprefix("priority="))
+            assert (how == "addRule") == (priority not in rules)
+            if how == "removeRule":
+                del rules[priority]
+            else:
+                assert 1 <= len(body["match"]["config"]["srcIpRanges"]) <= 10
+                rules[priority] = body
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(edge, "_COMPUTE", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(google, "token", lambda: "token")
+    monkeypatch.setenv("HL7_POLICY", "carefolio-hl7")
+    settings.cache_clear()
+    yield rules
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_load_balancer_lets_the_senders_networks_through(policy: dict[int, dict[str, Any]]) -> None:
+    def allowed() -> list[str]:
+        return [each for rule in policy.values() if 1000 <= rule["priority"] < 1200
+                for each in rule["match"]["config"]["srcIpRanges"]]  # fmt: skip
+
+    # No two of them side by side, which would be one network.
+    hospitals = {ip_network(f"10.{number}.0.0/24") for number in range(25)} | {ip_network("2001:db8::/64")}
+    assert edge.keep(hospitals) == 3
+    assert sorted(allowed()) == sorted(map(str, hospitals))
+    assert edge.keep(hospitals) == 0
+    left = {network for network in hospitals if network.version == 4 and str(network) < "10.14"}
+    edge.keep(left)
+    assert sorted(allowed()) == sorted(map(str, left))
+    edge.keep({ip_network("192.0.2.0/25"), ip_network("192.0.2.128/25")})
+    assert allowed() == ["192.0.2.0/24"]
+    edge.keep(set())
+    assert sorted(policy) == [100, 2147483647]
+    with pytest.raises(edge.EdgeError):
+        edge.keep({ip_network(f"10.{a}.{b}.0/32") for a in range(200) for b in range(0, 240, 2)})
 
 
 def test_files_are_whatever_the_url_names(monkeypatch: pytest.MonkeyPatch) -> None:

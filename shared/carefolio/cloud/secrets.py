@@ -7,14 +7,12 @@ itself (https://cloud.google.com/secret-manager/docs/reference/rest), on one mac
 from __future__ import annotations
 
 import base64
-import json
 import os
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
+from carefolio.cloud import google
 from carefolio.cloud.settings import settings
 
 _KEPT_SECONDS = 60
@@ -66,11 +64,14 @@ def store(name: str, content: bytes) -> None:
         write(name, content)
         return
     try:
-        _call(f"projects/{project}/secrets?secretId={name}", {"replication": {"automatic": {}}})
+        google.call(f"{_MANAGER}/projects/{project}/secrets?secretId={name}", {"replication": {"automatic": {}}})
     except urllib.error.HTTPError as error:
         if error.code != 409:
             raise
-    _call(f"projects/{project}/secrets/{name}:addVersion", {"payload": {"data": base64.b64encode(content).decode()}})
+    google.call(
+        f"{_MANAGER}/projects/{project}/secrets/{name}:addVersion",
+        {"payload": {"data": base64.b64encode(content).decode()}},
+    )
 
 
 def fetch(name: str) -> bytes:
@@ -80,29 +81,9 @@ def fetch(name: str) -> bytes:
         # An operator who has just put it right tries again at once.
         return _content(settings().secrets_dir / name)
     try:
-        answer = _call(f"projects/{project}/secrets/{name}/versions/latest:access")
+        answer = google.call(f"{_MANAGER}/projects/{project}/secrets/{name}/versions/latest:access")
     except urllib.error.HTTPError as error:
         if error.code == 404:
             raise MissingSecretError(f"no secret {name} in {project}") from None
         raise
     return base64.b64decode(answer["payload"]["data"])
-
-
-def _call(path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    request = urllib.request.Request(  # noqa: S310 - https, above
-        f"{_MANAGER}/{path}",
-        data=json.dumps(body).encode() if body is not None else None,
-        headers={"Authorization": f"Bearer {_token()}", "Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310 - https, above
-        found: dict[str, Any] = json.loads(answer.read(1_000_000))
-    return found
-
-
-def _token() -> str:
-    import google.auth
-    from google.auth.transport.requests import Request
-
-    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    credentials.refresh(Request())  # type: ignore[no-untyped-call]
-    return str(credentials.token)

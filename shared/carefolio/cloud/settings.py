@@ -44,6 +44,7 @@ class Settings:
     pds_token_url: str
     pds_client_id: str
     clamd_address: str
+    hl7_policy: str
 
     @property
     def production(self) -> bool:
@@ -94,6 +95,8 @@ def settings() -> Settings:
         pds_token_url=env.get("PDS_TOKEN_URL", ""),
         pds_client_id=env.get("PDS_CLIENT_ID", ""),
         clamd_address=env.get("CLAMD_ADDRESS", ""),
+        # The load balancer's policy for the hospitals' door.
+        hl7_policy=env.get("HL7_POLICY", ""),
     )
 
 

@@ -119,6 +119,12 @@ def _allowed(sender: Sender, address: str) -> bool:
     return any(parsed.version == network.version and parsed in network for network in sender.networks)
 
 
+async def all_networks(pool: Pool) -> set[Network]:
+    """Where senders may come from, all of them together: for the load balancer."""
+    rows = await pool.fetch("SELECT DISTINCT unnest(networks) AS network FROM sender")
+    return {row["network"] for row in rows}
+
+
 async def of_organisation(pool: Pool, organisation: uuid.UUID, name: str | None = None) -> list[asyncpg.Record]:
     """The senders of an organisation: name, username, networks."""
     rows: list[asyncpg.Record] = await pool.fetch(

@@ -153,6 +153,20 @@ resource "google_project_iam_member" "make_secrets" {
   member   = google_service_account.account[each.key].member
 }
 
+# Operations keep the hospitals' networks at the load balancer (carefolio.cloud.edge).
+resource "google_project_iam_custom_role" "admit_senders" {
+  project     = var.project
+  role_id     = "admitSenders"
+  title       = "Keep the rules of a security policy"
+  permissions = ["compute.securityPolicies.get", "compute.securityPolicies.update"]
+}
+
+resource "google_project_iam_member" "admit_senders" {
+  project = var.project
+  role    = google_project_iam_custom_role.admit_senders.id
+  member  = google_service_account.account["operations"].member
+}
+
 resource "google_project_iam_member" "jobs" {
   for_each = { for name, each in var.functions : name => each if each.agreements == "keep" }
   project  = var.project

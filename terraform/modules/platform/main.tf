@@ -128,6 +128,7 @@ locals {
     PUSH_SERVICE_ACCOUNT = module.identity.accounts["caller"]
     PUSH_AUDIENCE        = local.audience
     CLOUD_SQL_INSTANCE   = module.database.connection
+    HL7_POLICY           = module.edge.hl7_policy
   }, var.settings)
 }
 
