@@ -161,7 +161,7 @@ def bad(cloud: Cloud, old: str, new: str, since: datetime) -> str | None:
 def ready(cloud: Cloud, service: dict[str, Any]) -> None:
     """Ask the new revision by its tagged address, as nobody else does yet. Raises RolloutError.
 
-    It answers only within the environment's network, and the functions without a public path only to who may invoke them.
+    It answers within the environment's network alone, and where a function has no public path to who may invoke it.
     """
     address = next((each["uri"] for each in service.get("trafficStatuses", []) if each.get("tag") == _TAG), None)
     if address is None:

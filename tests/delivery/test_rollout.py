@@ -28,7 +28,7 @@ _A_SECOND = 2000
 
 
 class StandIn:
-    """Two services that are asked ``_A_SECOND`` times a second, while a revision of the bad image answers 500 or slowly."""
+    """Two services, asked ``_A_SECOND`` times a second; a revision of the bad image answers 500, or slowly."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -114,7 +114,8 @@ class StandIn:
             return {"timeSeries": [{"points": [{"value": {"doubleValue": 2400.0 if slow else 180.0}}]}]}
         bad = counted["bad"] if self.fault == "5xx" else 0
         return {"timeSeries": [
-            {"metric": {"labels": {"response_code_class": kind}}, "points": [{"value": {"int64Value": str(int(count))}}]}
+            {"metric": {"labels": {"response_code_class": kind}},
+             "points": [{"value": {"int64Value": str(int(count))}}]}
             for kind, count in (("2xx", counted["all"] - bad), ("5xx", bad))
         ]}  # fmt: skip
 

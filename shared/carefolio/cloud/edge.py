@@ -1,8 +1,8 @@
 """Who the load balancer lets through to the hospitals' door: the union of the senders' networks, kept in Cloud Armor.
 
-Terraform makes the policy, which refuses everybody; the rules that allow are ours, from _FIRST on, ten networks to each, as
-the interface has it (https://cloud.google.com/compute/docs/reference/rest/v1/securityPolicies). The door itself looks again
-at each sender's own list (carefolio.identity.senders): this keeps the others from even asking.
+Terraform makes the policy, which refuses everybody; the rules that allow are ours, from _FIRST on, ten networks to each
+(https://cloud.google.com/compute/docs/reference/rest/v1/securityPolicies). The door itself looks again at each sender's
+own list (carefolio.identity.senders): this keeps the others from even asking.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class EdgeError(Exception):
 def keep(networks: Iterable[Network]) -> int:
     """Have the policy allow these networks and no others, and return how many rules were changed. Blocks.
 
-    Rules are added before any is removed. A hospital whose network moves from one rule to the next while both are changed
-    may be refused for seconds; it sends again. Without a policy (one
-    machine) there is nothing to do. Raises EdgeError and OSError.
+    Rules are added before any is removed. A hospital whose network moves from one rule to the next while both are
+    changed may be refused for seconds; it sends again. Without a policy (one machine) there is nothing to do. Raises
+    EdgeError and OSError.
     """
     wanted = settings()
     if not wanted.hl7_policy:

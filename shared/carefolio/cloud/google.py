@@ -1,4 +1,4 @@
-"""Google's own interfaces where a client library would be one more for three calls: JSON over HTTPS, in this process's name."""
+"""Google's interfaces of which we make three calls or fewer: JSON over HTTPS, in this process's name."""
 
 from __future__ import annotations
 
