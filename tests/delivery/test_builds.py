@@ -16,7 +16,7 @@ from carefolio.local.installation import REPOSITORY
 _BUILDS = ("cloudbuild.yaml", "scripts/deploy.yaml")
 # What the triggers give: terraform has no build without them.
 _GIVEN = {"PROJECT_ID", "COMMIT_SHA"}
-_OF_TRIGGERS = {"_IMAGE", "_PROJECT", "_REGION", "_POOL"}
+_OF_TRIGGERS = {"_IMAGE", "_TAG", "_PROJECT", "_REGION", "_NEXT"}
 
 
 def build(name: str) -> dict[str, Any]:

@@ -142,8 +142,7 @@ async def test_rest_for_the_operator(practice: Practice, new_hospital: NewHospit
     name = practice.name
 
     async def ask(method: str, path: str, **options: object) -> tuple[int, dict]:
-        operator.token = operator.token or await operator.authorize()
-        headers = {"Authorization": f"Bearer {operator.token}"}
+        headers = await operator.bearer()
         reply = await operator.request(method, f"/api/v1/agreements{path}", headers=headers, **options)
         return reply.status, reply.json if reply.body else {}
 
@@ -171,7 +170,6 @@ async def test_rest_for_the_operator(practice: Practice, new_hospital: NewHospit
     assert (await ask("DELETE", f"/{name}"))[0] == 204
     # It is for nobody else.
     other = await new_hospital()
-    other.token = await other.authorize()
-    reply = await other.request("GET", "/api/v1/agreements", headers={"Authorization": f"Bearer {other.token}"})
+    reply = await other.request("GET", "/api/v1/agreements", headers=await other.bearer())
     assert reply.status == 403
     assert (await other.request("GET", "/api/v1/agreements")).status == 401

@@ -12,8 +12,7 @@ SYSTEM = "urn:test"
 
 
 async def send(app: Hospital, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-    app.token = app.token or await app.authorize()
-    sent = {"Authorization": f"Bearer {app.token}", "Content-Type": "application/fhir+json"}
+    sent = await app.bearer() | {"Content-Type": "application/fhir+json"}
     data = json.dumps(body).encode() if isinstance(body, dict | list) else body
     if isinstance(data, bytes):
         data = io.BytesIO(data)

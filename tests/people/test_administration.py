@@ -29,8 +29,7 @@ async def administrator(new_hospital: NewHospital) -> Hospital:
 
 
 async def ask(hospital: Hospital, method: str, path: str, said: Any = None) -> Reply:
-    hospital.token = hospital.token or await hospital.authorize()
-    return await hospital.request(method, path, json=said, headers={"Authorization": f"Bearer {hospital.token}"})
+    return await hospital.request(method, path, json=said, headers=await hospital.bearer())
 
 
 async def test_a_hospital_invites_its_own_patients(

@@ -96,19 +96,20 @@ _ASKED = [
 ]
 
 
-async def test_a_search_goes_by_the_index_of_keys(database: asyncpg.Pool) -> None:
-    """Among 150,000 resources, in a transaction that is taken back."""
+async def test_a_search_goes_by_an_index(database: asyncpg.Pool) -> None:
+    """By that of keys, or of the resource's own date, among 150,000 resources, in a transaction that is taken back."""
     async with database.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute(
             """
             INSERT INTO resource (id, type, version, last_updated, organisations, seq, source_time, digest, content,
-                                  keys)
+                                  keys, date_from, date_to)
             SELECT gen_random_uuid(),
                    (ARRAY['Patient', 'Observation', 'Encounter', 'Appointment', 'ValueSet'])[1 + n % 5],
                    1, now(), ARRAY[md5((n % 20)::text)::uuid], 0, now(), '', '{}',
-                   ARRAY[n, n * 7, n * 13, n % 100]::bigint[]
+                   ARRAY[n, n * 7, n * 13, n % 100]::bigint[],
+                   timestamptz '2025-12-01' + n % 100 * interval '1 day', timestamptz '2025-12-01' + n % 100 * interval '1 day'
             FROM generate_series(1, 150000) AS t (n)
             """
         )
@@ -119,6 +120,6 @@ async def test_a_search_goes_by_the_index_of_keys(database: asyncpg.Pool) -> Non
             where = f"type = '{kind}' AND organisations @> ARRAY[gen_random_uuid()] AND {sql}"
             rows = await connection.fetch(f"EXPLAIN SELECT id FROM resource WHERE {where}", *arguments.values)
             plan = "\n".join(row[0] for row in rows)
-            assert "resource_keys" in plan, (name, plan)
+            assert ("resource_date" if name == "date" else "resource_keys") in plan, (name, plan)
             assert "Seq Scan" not in plan, (name, plan)
         await transaction.rollback()

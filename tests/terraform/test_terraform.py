@@ -20,7 +20,7 @@ from carefolio.local.serve import url_map
 
 TERRAFORM = REPOSITORY / "terraform"
 _TOOLS = REPOSITORY.parent / "shared" / "tools"
-_ENVIRONMENTS = sorted(folder.name for folder in (TERRAFORM / "environments").iterdir())
+_ENVIRONMENTS = ("test", "staging", "production")
 
 needs_terraform = pytest.mark.skipif(
     shutil.which("terraform") is None or not (_TOOLS / "tf_fake_provider.py").exists(),
@@ -40,7 +40,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 def taken(folder: Path) -> Path:
     """A copy of what Terraform reads, with its state in the folder and not in a bucket."""
-    for name in ("terraform", "functions", "shared"):
+    for name in ("terraform", "functions", "shared", "scripts"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".terraform*"))
     for backend in (folder / "terraform").glob("environments/*/backend.tf"):
         backend.unlink()
@@ -103,6 +103,30 @@ def test_an_environment_from_nothing_and_its_changes(tmp_path: Path, name: str) 
     assert re.search(r"Plan: 0 to add, \d+ to change, 0 to destroy", switched), switched
     instances = re.findall(r'sql_database_instance\.instance\["(\w+)"\] will be updated in-place', switched)
     assert instances == ["primary", "second"]
+
+
+@needs_terraform
+def test_releases_go_from_one_environment_to_the_next(tmp_path: Path) -> None:
+    """The delivery's own environment: by what is pushed, then by topics; production waits for a person."""
+    folder = taken(tmp_path) / "environments" / "delivery"
+    run(folder, "init", "-backend=false", "-no-color")
+    run(folder, "apply", "-auto-approve", "-no-color")
+    assert "No changes" in run(folder, "plan", "-no-color")
+    state = json.loads(run(folder, "show", "-json"))
+    [module] = state["values"]["root_module"]["child_modules"]
+    deployments = {
+        each["index"]: each["values"]
+        for each in module["resources"]
+        if each["type"] == "google_cloudbuild_trigger" and each["name"] == "deploy"
+    }
+    assert {name: each["approval_config"][0]["approval_required"] for name, each in deployments.items()} == {
+        "test": False, "staging": False, "production": True,
+    }  # fmt: skip
+    assert {name: each["substitutions"]["_NEXT"].rpartition("/")[2] for name, each in deployments.items()} == {
+        "test": "deploy-staging", "staging": "deploy-production", "production": "",
+    }  # fmt: skip
+    steps = [step["id"] for step in deployments["production"]["build"][0]["step"]]
+    assert steps == ["migrate", "rollout", "promote"]
 
 
 @needs_terraform

@@ -1,0 +1,6 @@
+terraform {
+  backend "gcs" {
+    bucket = "carefolio-delivery-terraform"
+    prefix = "state"
+  }
+}

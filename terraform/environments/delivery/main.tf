@@ -1,0 +1,29 @@
+# What brings releases to the environments.
+
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    google = { source = "hashicorp/google", version = "~> 7.45" }
+  }
+}
+
+provider "google" {
+  project = "carefolio-delivery"
+}
+
+module "delivery" {
+  source     = "../../modules/delivery"
+  project    = "carefolio-delivery"
+  region     = "europe-west2"
+  repository = "projects/carefolio-delivery/locations/europe-west2/connections/code/repositories/carefolio"
+  environments = {
+    test       = { project = "carefolio-test", region = "europe-west2", next = "staging", approved = false }
+    staging    = { project = "carefolio-staging", region = "europe-west2", next = "production", approved = false }
+    production = { project = "carefolio-production", region = "europe-west2", next = "", approved = true }
+  }
+}
+
+output "images" {
+  description = "Where images are kept."
+  value       = module.delivery.images
+}
