@@ -109,8 +109,9 @@ async def test_a_search_goes_by_an_index(database: asyncpg.Pool) -> None:
                    (ARRAY['Patient', 'Observation', 'Encounter', 'Appointment', 'ValueSet'])[1 + n % 5],
                    1, now(), ARRAY[md5((n % 20)::text)::uuid], 0, now(), '', '{}',
                    ARRAY[n, n * 7, n * 13, n % 100]::bigint[],
-                   timestamptz '2025-12-01' + n % 100 * interval '1 day', timestamptz '2025-12-01' + n % 100 * interval '1 day'
-            FROM generate_series(1, 150000) AS t (n)
+                   day, day
+            FROM generate_series(1, 150000) AS t (n),
+                 LATERAL (SELECT timestamptz '2025-12-01' + n % 100 * interval '1 day' AS day) AS of_it
             """
         )
         await connection.execute("ANALYZE resource")
