@@ -42,9 +42,10 @@ module "platform" {
     pds-key            = "1"
     smtp-password      = "1"
   }
-  settings  = { MAIL_FROM = "Carefolio <no-reply@test.carefolio.example>", TRACE_SHARE = "0.01" }
-  mail      = "on-call@test.carefolio.example"
-  protected = false
+  settings   = { MAIL_FROM = "Carefolio <no-reply@test.carefolio.example>", TRACE_SHARE = "0.01" }
+  audit_days = 400
+  mail       = "on-call@test.carefolio.example"
+  protected  = false
   functions = {
     hl7        = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
     login      = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }

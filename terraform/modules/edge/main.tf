@@ -183,11 +183,12 @@ resource "google_compute_backend_service" "function" {
   backend {
     group = google_compute_region_network_endpoint_group.function["${var.primary_region}-${each.key}"].id
   }
-  # Every request of the hospitals' door (who still speaks an old TLS); of the others a sample. Addresses hold names and
-  # NHS numbers: the sink leaves them out (module watch).
+  # The hospitals' door alone: who still speaks an old TLS. Addresses at the others have names and NHS numbers in them.
   log_config {
-    enable      = true
-    sample_rate = each.key == "hl7" ? 1 : 0.1
+    enable          = each.key == "hl7"
+    sample_rate     = each.key == "hl7" ? 1 : null
+    optional_mode   = each.key == "hl7" ? "CUSTOM" : null
+    optional_fields = each.key == "hl7" ? ["tls.protocol", "tls.cipher"] : null
   }
 }
 

@@ -86,6 +86,11 @@ variable "mail" {
   type        = string
 }
 
+variable "audit_days" {
+  description = "How long it is kept who did what to the platform."
+  type        = number
+}
+
 variable "protected" {
   description = "Whether what holds data cannot be destroyed; off where re-provisioning is rehearsed."
   type        = bool
@@ -252,6 +257,9 @@ module "watch" {
   hosts         = var.hosts
   backends      = module.edge.backends
   subscriptions = module.messaging.subscriptions
+  region        = local.regions.primary
+  audit_days    = var.audit_days
+  protected     = var.protected
   mail          = var.mail
 }
 

@@ -61,6 +61,9 @@ locals {
     "A message has been given up" = {
       filter = "metric.type=\"pubsub.googleapis.com/subscription/dead_letter_message_count\" resource.type=\"pubsub_subscription\"", above = 0, for = "0s", reducer = "ALIGN_SUM"
     }
+    "A hospital speaks a TLS below 1.2" = {
+      filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.old_tls.name}\" resource.type=\"l7_lb_rule\"", above = 0, for = "3600s", reducer = "ALIGN_SUM"
+    }
   }
 }
 

@@ -18,9 +18,10 @@ variables {
     pds-key            = "1"
     smtp-password      = "1"
   }
-  settings  = {}
-  mail      = "on-call@carefolio.example"
-  protected = false
+  settings   = {}
+  mail       = "on-call@carefolio.example"
+  audit_days = 400
+  protected  = false
   functions = {
     hl7        = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
     login      = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
