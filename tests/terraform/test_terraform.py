@@ -12,9 +12,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.cloud.monitoring_dashboard_v1 import Dashboard
+from google.protobuf import json_format
 
+from carefolio.cloud.topics import wiring
 from carefolio.local.installation import REPOSITORY
 from carefolio.local.serve import url_map
 
@@ -129,18 +133,22 @@ def test_releases_go_from_one_environment_to_the_next(tmp_path: Path) -> None:
     assert steps == ["migrate", "rollout", "promote"]
 
 
-@needs_terraform
-def test_the_load_balancer_has_the_paths_of_one_machine(tmp_path: Path) -> None:
-    """The URL maps that are planned are functions/url_map.json: hospitals at a host of their own, the rest at two."""
-    folder = taken(tmp_path) / "environments" / "test"
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What the test environment would have, by type."""
+    folder = taken(tmp_path_factory.mktemp("planned")) / "environments" / "test"
     run(folder, "init", "-backend=false", "-no-color")
     run(folder, "plan", "-no-color", "-out=planned")
-    planned = json.loads(run(folder, "show", "-json", "planned"))
-    maps = {
-        change["index"]: change["change"]["after"]
-        for change in planned["resource_changes"]
-        if change["type"] == "google_compute_url_map" and change["name"] == "door"
-    }
+    found: dict[str, list[dict[str, Any]]] = {}
+    for change in json.loads(run(folder, "show", "-json", "planned"))["resource_changes"]:
+        found.setdefault(change["type"], []).append(change | {"after": change["change"]["after"]})
+    return found
+
+
+@needs_terraform
+def test_the_load_balancer_has_the_paths_of_one_machine(planned: dict[str, list[dict[str, Any]]]) -> None:
+    """The URL maps that are planned are functions/url_map.json: hospitals at a host of their own, the rest at two."""
+    maps = {each["index"]: each["after"] for each in planned["google_compute_url_map"] if each["name"] == "door"}
     wanted = {
         name: sorted(path for each in paths for path in ([each] if each == "/" else [each, f"{each}/*"]))
         for name, paths in url_map().items()
@@ -151,3 +159,44 @@ def test_the_load_balancer_has_the_paths_of_one_machine(tmp_path: Path) -> None:
         for door, one in maps.items()
     }
     assert found == {"hl7": [hospitals], "web": sorted(wanted.values()), "api": sorted(wanted.values())}
+
+
+@needs_terraform
+def test_the_clock_and_the_topics_are_those_of_one_machine(planned: dict[str, list[dict[str, Any]]]) -> None:
+    facts = wiring()
+    jobs = [each["after"] for each in planned["google_cloud_scheduler_job"]]
+    assert len(jobs) == 2 * len(facts["jobs"])
+    assert {job["description"] for job in jobs} == {f"POST {job['path']}" for job in facts["jobs"]}
+    assert {(job["region"], job["paused"]) for job in jobs} == {("europe-west2", False), ("europe-west1", True)}
+    topics = {each["after"]["name"] for each in planned["google_pubsub_topic"]}
+    assert topics == {each["topic"] for each in facts["subscriptions"]}
+
+
+@needs_terraform
+def test_nothing_of_it_is_open_to_everybody(planned: dict[str, list[dict[str, Any]]]) -> None:
+    """What the load balancer reaches may be invoked by all, through it alone; no database and no bucket is public."""
+    services = {each["after"]["name"]: each["after"]["ingress"] for each in planned["google_cloud_run_v2_service"]}
+    public = {
+        each["index"]
+        for each in planned["google_cloud_run_v2_service_iam_member"]
+        if each["after"].get("member") == "allUsers"
+    }
+    assert public == set(url_map())
+    assert {name for name, ingress in services.items() if ingress == "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER"} == {
+        f"carefolio-{name}" for name in public
+    }
+    assert "INGRESS_TRAFFIC_ALL" not in services.values()
+    for database in planned["google_sql_database_instance"]:
+        assert database["after"]["settings"][0]["ip_configuration"][0]["ipv4_enabled"] is False
+    for bucket in planned["google_storage_bucket"]:
+        assert bucket["after"]["public_access_prevention"] == "enforced"
+    [hospitals] = [each for each in planned["google_compute_security_policy"] if each["name"] == "hl7"]
+    last = max(hospitals["after"]["rule"], key=lambda rule: int(rule["priority"]))
+    assert (last["action"], last["match"][0]["config"][0]["src_ip_ranges"]) == ("deny(403)", ["*"])
+
+
+@needs_terraform
+def test_cloud_monitoring_knows_every_word_of_the_dashboard(planned: dict[str, list[dict[str, Any]]]) -> None:
+    [dashboard] = planned["google_monitoring_dashboard"]
+    read = json_format.ParseDict(json.loads(dashboard["after"]["dashboard_json"]), Dashboard.pb()())
+    assert len(read.mosaic_layout.tiles) == 2 * len(url_map()) + 6

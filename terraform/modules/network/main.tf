@@ -38,6 +38,7 @@ variable "services_range" {
 }
 
 resource "google_compute_network" "network" {
+  #checkov:skip=CKV2_GCP_18:its firewall is a policy, below
   project                 = var.project
   name                    = var.name
   auto_create_subnetworks = false

@@ -60,6 +60,7 @@ resource "google_storage_bucket" "files" {
 }
 
 resource "google_storage_bucket" "access_logs" {
+  #checkov:skip=CKV_GCP_62:it holds the access logs
   project                     = var.project
   name                        = "${var.project}-${var.name}-access-logs"
   location                    = var.region
