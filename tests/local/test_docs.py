@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_test_that_the_security_table_names_exists() -> None:
+@pytest.mark.parametrize("name", ["security.md", "safety.md"])
+def test_every_test_that_a_table_names_exists(name: str) -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    rows = [line for line in (ROOT / "docs/security.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in (ROOT / "docs" / name).read_text().splitlines() if line.startswith("| ")]
     named = [name for row in rows for name in re.findall(r"`([a-z_]{12,})`", row.rsplit("|", 2)[1])]
     assert len(named) > 20
     assert [name for name in named if f"def test_{name}(" not in tests] == []
