@@ -67,6 +67,16 @@ async def test_rubbish_in_addresses_is_no_error_of_ours(people: People, visitor:
         assert (await visitor.get(path)).status in (200, 404), path
 
 
+async def test_a_wrong_turn_keeps_the_menu(people: People, visitor: Visitor) -> None:
+    """What is not there, or not his: said in the portal's frame, in which he finds his way."""
+    await people.patient(visitor)
+    for path, status in (("/record/items/Observation/1", 404), ("/organisation", 403), ("/privacy", 403)):
+        page = await visitor.get(path)
+        assert page.status == status
+        assert ("Sign out" in page.text, "Test results" in page.text) == (True, status == 404), path
+        assert ("There is no such page" in page.text) is (status == 404)
+
+
 async def test_a_record_is_opened_in_an_emergency_by_number_and_birth_date(
     people: People, visitor: Visitor, pool: asyncpg.Pool
 ) -> None:

@@ -6,7 +6,7 @@ import csv
 import hmac
 import io
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
@@ -110,14 +110,14 @@ class Visit:
              "whose": self.whose, "as_of": self.as_of, "in_app": inside,
              "language": language.choose(self.request), "note": self.note(),
              "form_token": pages.form_token_of(self.request), "sections": SECTIONS,
-             "here": self.request.url.path, "asked": dict(self.request.query_params),
+             "status": status, "here": self.request.url.path, "asked": dict(self.request.query_params),
              "as_of_query": f"?as-of={self.as_of.isoformat()}" if self.as_of else ""} | values
         )  # fmt: skip
         return Response(body, status, headers=pages.headers(in_app=inside), media_type="text/html")
 
 
-Page = Callable[[Visit], Awaitable[Response]]
-Submit = Callable[[Visit, Form], Awaitable[Response]]
+Page = Callable[[Visit], Coroutine[Any, Any, Response]]
+Submit = Callable[[Visit, Form], Coroutine[Any, Any, Response]]
 
 
 def read_number(text: str) -> uuid.UUID:
@@ -213,8 +213,7 @@ def plain_page(path: str, show: Page, role: str = "") -> list[Route]:
 
     async def handle(request: Request) -> Response:
         visit = await _visit(request, of_record=False)
-        _check(visit, role)
-        return await _told(visit, show(visit))
+        return await _told(visit, _checked(visit, role, show(visit)))
 
     handle.__name__ = show.__name__
     return [Route(path, handle, methods=["GET"])]
@@ -229,11 +228,19 @@ def plain_form(path: str, submit: Submit, role: str = "", *, longest: int = page
             visit = await _visit(request, of_record=False)
         except pages.GoSignInError as gone:
             return _kept(form, gone)
-        _check(visit, role)
-        return await _told(visit, submit(visit, form))
+        return await _told(visit, _checked(visit, role, submit(visit, form)))
 
     handle.__name__ = submit.__name__
     return [Route(path, handle, methods=["POST"])]
+
+
+async def _checked(visit: Visit, role: str, work: Coroutine[Any, Any, Response]) -> Response:
+    try:
+        _check(visit, role)
+    except HTTPException:
+        work.close()
+        raise
+    return await work
 
 
 def _check(visit: Visit, role: str) -> None:
@@ -260,6 +267,10 @@ async def _told(visit: Visit, work: Awaitable[Response]) -> Response:
         status = refused.status if isinstance(refused, SharingError | FhirError) else 422
         text = str(refused)
         return visit.page("said_no.html", status=status, reason=f"{text[:1].upper()}{text[1:]}")
+    except HTTPException as error:
+        # Who has signed in keeps his menu on the way out of a wrong turn.
+        reason = str(error.detail)
+        return visit.page("said_no.html", status=error.status_code, reason=f"{reason[:1].upper()}{reason[1:]}")
 
 
 async def _closed(visit: Visit) -> Response:
