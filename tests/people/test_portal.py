@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncpg
+from tests.conftest import NewHospital, nhs
 from tests.people_kit import NewVisitor, People, Visitor
+from tests.record.people import Person, end
 
 from carefolio.identity import registry, sessions, teams
 from carefolio.identity.accounts import by_email
@@ -75,6 +77,38 @@ async def test_a_wrong_turn_keeps_the_menu(people: People, visitor: Visitor) -> 
         assert page.status == status
         assert ("Sign out" in page.text, "Test results" in page.text) == (True, status == 404), path
         assert ("There is no such page" in page.text) is (status == 404)
+
+
+async def test_who_decides_on_a_doubt_sees_both_sides(
+    people: People, visitor: Visitor, new_visitor: NewVisitor, pool: asyncpg.Pool, new_hospital: NewHospital
+) -> None:
+    """What the message says beside the record, where his hospital has registered the patient; else what it says alone."""
+    doctor = await people.professional(visitor)
+    account = await by_email(pool, doctor.email)
+    assert account is not None
+    await pool.execute("UPDATE account SET roles = '{administrator}' WHERE id = $1", account.id)
+    known = Person(nhs(), family="Recorded")
+    await end(people.hospital, known.message())
+    held = await people.hospital.accepted(Person(known.number, family="Posted", born="19700102").message("A08"))
+    assert held["status"] == "held"
+    page = (await visitor.get(f"/organisation/messages/{held['id']}")).text
+    assert "Is it one person?" in page
+    assert "<strong>Robin Recorded</strong>" in page
+    assert "<strong>1 January 1970</strong>" in page
+    assert page.count('class="tag">differs') == 2
+    assert await pool.fetchval(
+        "SELECT count(*) FROM audit WHERE message_id = $1 AND patient_id IS NOT NULL AND actor = $2",
+        held["id"], f"account/{account.id}",
+    ) == 1  # fmt: skip
+    # Somebody who guesses a number is not told whose it is.
+    elsewhere = Person(nhs(), family="Elsewhere")
+    await end(await new_hospital(), elsewhere.message())
+    guessed = await people.hospital.accepted(Person(elsewhere.number, family="Guessed", born="19800101").message())
+    assert guessed["status"] == "held"
+    page = (await visitor.get(f"/organisation/messages/{guessed['id']}")).text
+    assert "Robin Guessed" in page
+    assert "Elsewhere" not in page
+    assert "1970" not in page
 
 
 async def test_a_record_is_opened_in_an_emergency_by_number_and_birth_date(

@@ -19,6 +19,7 @@ from carefolio.record import (
     corrections,
     decisions,
     directory,
+    doubts,
     figures,
     glass,
     local_codes,
@@ -30,8 +31,12 @@ from carefolio.record import (
 )
 from carefolio.record.decisions import DecisionError
 from carefolio.record.sharing import SharingError
+from carefolio.view import telling
 from carefolio.view.charts import Line, Point, line_chart
 
+# What tells one person from another, of telling.person.
+_COMPARED = (("name", "Name"), ("born", "Born"), ("gender", "Gender"), ("nhs_number", "NHS number"),
+             ("address", "Address"), ("telephone", "Telephone"))  # fmt: skip
 _ADMINISTRATOR, _OFFICER, _OPERATOR = "administrator", "privacy-officer", "operator"
 
 
@@ -75,7 +80,13 @@ async def message(visit: Visit) -> Response:
                                         organisation_id=_organisation(visit))  # fmt: skip
     if found is None:
         raise HTTPException(404, "the organisation has no such message")
-    return visit.page("message.html", found=found, segments=found["raw"].replace("\r\n", "\r").split("\r"))
+    compared = []
+    if found["decidable"]:
+        said = await doubts.sides(visit.pool, visit.number("message"), _organisation(visit), visit.reader.actor)
+        people = [telling.person(each) for each in said]
+        compared = [(what, [each[name] or "not said" for each in people]) for name, what in _COMPARED] if people else []
+    return visit.page("message.html", found=found, compared=compared,
+                      segments=found["raw"].replace("\r\n", "\r").split("\r"))  # fmt: skip
 
 
 async def decide(visit: Visit, form: Form) -> Response:
