@@ -82,7 +82,7 @@ async def test_a_wrong_turn_keeps_the_menu(people: People, visitor: Visitor) -> 
 async def test_who_decides_on_a_doubt_sees_both_sides(
     people: People, visitor: Visitor, new_visitor: NewVisitor, pool: asyncpg.Pool, new_hospital: NewHospital
 ) -> None:
-    """What the message says beside the record, where his hospital has registered the patient; else what it says alone."""
+    """The message beside the record, where his hospital has registered the patient; else the message alone."""
     doctor = await people.professional(visitor)
     account = await by_email(pool, doctor.email)
     assert account is not None
