@@ -33,6 +33,7 @@ module "platform" {
   hosts          = { web = "www.carefolio.example", api = "api.carefolio.example", hl7 = "hl7.carefolio.example" }
   oldest_hl7_tls = "TLS_1_0"
   rules_preview  = true
+  hscn           = { host = "hl7.hscn.carefolio.example", range = "192.0.2.0/28", proxies = "10.30.8.0/23", bandwidth = "BPS_100M" }
   image          = var.image
   database       = { tier = "db-perf-optimized-N-16", disk_gb = 500, max_connections = 2000, wal_days = 35 }
   secrets = {
@@ -63,6 +64,12 @@ module "platform" {
 output "addresses" {
   description = "By host the address for its record in DNS."
   value       = module.platform.addresses
+}
+
+output "hscn" {
+  description = "For the door on HSCN: what the provider is told, and the record in DNS."
+  value       = module.platform.hscn
+  sensitive   = true
 }
 
 output "out" {

@@ -33,6 +33,7 @@ module "platform" {
   hosts          = { web = "www.staging.carefolio.example", api = "api.staging.carefolio.example", hl7 = "hl7.staging.carefolio.example" }
   oldest_hl7_tls = "TLS_1_0"
   rules_preview  = true
+  hscn           = null
   image          = var.image
   database       = { tier = "db-perf-optimized-N-4", disk_gb = 100, max_connections = 1000, wal_days = 14 }
   secrets = {

@@ -33,6 +33,7 @@ module "platform" {
   hosts          = { web = "www.test.carefolio.example", api = "api.test.carefolio.example", hl7 = "hl7.test.carefolio.example" }
   oldest_hl7_tls = "TLS_1_2"
   rules_preview  = false
+  hscn           = null
   image          = var.image
   database       = { tier = "db-perf-optimized-N-2", disk_gb = 20, max_connections = 500, wal_days = 7 }
   secrets = {

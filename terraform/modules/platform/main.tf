@@ -51,6 +51,11 @@ variable "rules_preview" {
   type        = bool
 }
 
+variable "hscn" {
+  description = "The hospitals' door on HSCN (module edge); null for none."
+  type        = object({ host = string, range = string, proxies = string, bandwidth = string })
+}
+
 variable "image" {
   description = "The image that a service is made with; from then on the pipeline changes it."
   type        = string
@@ -143,7 +148,7 @@ data "google_project" "here" {
 
 resource "google_project_service" "needed" {
   for_each = toset([
-    "artifactregistry", "cloudkms", "cloudscheduler", "cloudtrace", "compute", "logging", "monitoring", "pubsub", "run",
+    "artifactregistry", "certificatemanager", "cloudkms", "cloudscheduler", "cloudtrace", "compute", "logging", "monitoring", "pubsub", "run",
     "secretmanager", "servicenetworking", "sqladmin", "storage",
   ])
   project            = var.project
@@ -249,6 +254,8 @@ module "edge" {
   services       = module.services["primary"].names
   oldest_hl7_tls = var.oldest_hl7_tls
   rules_preview  = var.rules_preview
+  network        = module.network.network
+  hscn           = var.hscn
 }
 
 module "watch" {
@@ -266,6 +273,12 @@ module "watch" {
 output "addresses" {
   description = "By host the address for its record in DNS."
   value       = module.edge.addresses
+}
+
+output "hscn" {
+  description = "For the door on HSCN: what the provider is told, and the record in DNS."
+  value       = { pairing_keys = module.edge.hscn_pairing_keys, record = module.edge.hscn_record }
+  sensitive   = true
 }
 
 output "out" {

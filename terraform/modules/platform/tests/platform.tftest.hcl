@@ -9,6 +9,7 @@ variables {
   hosts          = { web = "www.carefolio.example", api = "api.carefolio.example", hl7 = "hl7.carefolio.example" }
   oldest_hl7_tls = "TLS_1_0"
   rules_preview  = false
+  hscn           = null
   image          = "image:first"
   database       = { tier = "db-perf-optimized-N-2", disk_gb = 20, max_connections = 500, wal_days = 7 }
   secrets = {
