@@ -18,6 +18,7 @@ import argparse
 import json
 import signal
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -47,6 +48,10 @@ class RolloutError(Exception):
     """A release that cannot go on, in one sentence."""
 
 
+class ConflictError(RolloutError):
+    """Somebody else has changed it meanwhile."""
+
+
 @dataclass(slots=True)
 class Cloud:
     """Google's two interfaces, as the account of this process."""
@@ -55,15 +60,16 @@ class Cloud:
     region: str
     run: str
     monitoring: str
-    token: str = field(repr=False)
+    credentials: Any = field(repr=False)
     poll: float = 2.0
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def call(self, url: str, method: str = "GET", body: dict[str, Any] | None = None) -> dict[str, Any]:
         """One call; an answer of 5xx or 429 is asked for again, as both interfaces want it. Raises RolloutError."""
         for pause in (1, 4, 15, None):
             request = urllib.request.Request(
                 url, method=method, data=None if body is None else json.dumps(body).encode(),
-                headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+                headers={"Authorization": f"Bearer {self._token()}", "Content-Type": "application/json"},
             )  # fmt: skip
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
@@ -71,6 +77,8 @@ class Cloud:
                 return found
             except urllib.error.HTTPError as error:
                 wrong = f"{method} {url.partition('?')[0]} answers {error.code}"
+                if error.code == 409:
+                    raise ConflictError(wrong) from None
                 again = error.code >= 500 or error.code == 429
             except OSError as error:
                 wrong, again = f"{method} {url.partition('?')[0]}: {error}", True
@@ -78,6 +86,17 @@ class Cloud:
                 raise RolloutError(wrong)
             time.sleep(pause * self.poll / 2)
         raise AssertionError
+
+    def _token(self) -> str:
+        """One that lives: a rollout takes longer than most."""
+        if self.credentials is None:
+            return ""
+        from google.auth.transport.requests import Request
+
+        with self.lock:
+            if not self.credentials.valid:
+                self.credentials.refresh(Request())
+            return str(self.credentials.token)
 
     def service(self, name: str) -> dict[str, Any]:
         return self.call(f"{self.run}/projects/{self.project}/locations/{self.region}/services/{name}")
@@ -114,11 +133,16 @@ class Cloud:
 
 
 def share(old: str, new: str, percent: int) -> list[dict[str, Any]]:
-    """The traffic of a service while ``percent`` of its requests go to the new revision."""
-    parts = [{"type": f"{_BY}_REVISION", "revision": new, "percent": percent, "tag": _TAG}]
-    if percent < 100:
-        parts.append({"type": f"{_BY}_REVISION", "revision": old, "percent": 100 - percent})
-    return parts
+    """The traffic of a service while ``percent`` of its requests go to the new revision.
+
+    In the end to whatever is newest, so that what Terraform changes afterwards is served.
+    """
+    if percent == 100:
+        return [{"type": f"{_BY}_LATEST", "percent": 100, "tag": _TAG}]
+    return [
+        {"type": f"{_BY}_REVISION", "revision": new, "percent": percent, "tag": _TAG},
+        {"type": f"{_BY}_REVISION", "revision": old, "percent": 100 - percent},
+    ]
 
 
 def serving(service: dict[str, Any]) -> str:
@@ -166,7 +190,7 @@ def ready(cloud: Cloud, service: dict[str, Any]) -> None:
     address = next((each["uri"] for each in service.get("trafficStatuses", []) if each.get("tag") == _TAG), None)
     if address is None:
         raise RolloutError(f"{service['name']} has no address for its new revision")
-    headers = {"Authorization": f"Bearer {_identity(address)}"} if cloud.token else {}
+    headers = {"Authorization": f"Bearer {_identity(address)}"} if cloud.credentials else {}
     request = urllib.request.Request(f"{address}/health/ready", headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -179,6 +203,7 @@ def to(cloud: Cloud, names: list[str], image: str, watch: float, smoke: bool) ->
     """Roll ``image`` out over the services; raises RolloutError when everything is back as it was."""
     services = {name: cloud.service(name) for name in names}
     old = {name: serving(service) for name, service in services.items()}
+    changed: set[str] = set()
 
     def everywhere(what: Any) -> None:
         with ThreadPoolExecutor(len(names)) as pool:
@@ -192,7 +217,13 @@ def to(cloud: Cloud, names: list[str], image: str, watch: float, smoke: bool) ->
         # First only to be there: its share is 0, and what serves is named.
         traffic = [{"type": f"{_BY}_LATEST", "percent": 0, "tag": _TAG},
                    {"type": f"{_BY}_REVISION", "revision": old[name], "percent": 100}]  # fmt: skip
-        return cloud.change(service, template=template, annotations=annotations, traffic=traffic)
+        changed.add(name)
+        try:
+            return cloud.change(service, template=template, annotations=annotations, traffic=traffic)
+        except ConflictError:
+            # It is somebody else's now, and not ours to take back.
+            changed.discard(name)
+            raise
 
     try:
         everywhere(make)
@@ -213,7 +244,7 @@ def to(cloud: Cloud, names: list[str], image: str, watch: float, smoke: bool) ->
                         raise RolloutError(f"{name}: {wrong}")
     except BaseException:
         say("taking it back")
-        restore(cloud, old)
+        restore(cloud, {name: old[name] for name in changed})
         raise
     say("done")
 
@@ -232,7 +263,7 @@ def restore(cloud: Cloud, revisions: dict[str, str]) -> None:
                 return None
         return wrong
 
-    with ThreadPoolExecutor(len(revisions)) as pool:
+    with ThreadPoolExecutor(len(revisions) or 1) as pool:
         failed = [each for each in pool.map(one, revisions) if each]
     if failed:
         raise RolloutError("not taken back, do it by hand: " + "; ".join(failed))
@@ -271,7 +302,7 @@ def main(arguments: list[str]) -> int:
     # A build that is cancelled takes back what it began.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     local = not given.run.startswith("https://")
-    cloud = Cloud(given.project, given.region, given.run, given.monitoring, "" if local else _token(),
+    cloud = Cloud(given.project, given.region, given.run, given.monitoring, None if local else _credentials(),
                   0.05 if local else 2.0)  # fmt: skip
     try:
         if given.what == "to":
@@ -291,13 +322,11 @@ def _identity(audience: str) -> str:
     return str(fetch_id_token(Request(), audience))
 
 
-def _token() -> str:
+def _credentials() -> Any:
     import google.auth
-    from google.auth.transport.requests import Request
 
     credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    credentials.refresh(Request())
-    return str(credentials.token)
+    return credentials
 
 
 if __name__ == "__main__":

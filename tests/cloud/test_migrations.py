@@ -18,6 +18,7 @@ async def test_a_function_may_use_the_tables_and_change_none(installation: Runni
     await transaction.start()
     try:
         # As Cloud SQL makes them of a service account.
+        await connection.execute("CREATE ROLE cloudsqlsuperuser NOLOGIN CREATEROLE")
         await connection.execute("CREATE ROLE cloudsqliamserviceaccount NOLOGIN")
         await connection.execute('CREATE ROLE "carefolio-hl7@example.iam" LOGIN IN ROLE cloudsqliamserviceaccount')
         for _ in range(2):

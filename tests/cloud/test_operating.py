@@ -135,7 +135,9 @@ def policy(project: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int,
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"rules": list(rules.values())}).encode())
+            changed = self.path == "/projects/carefolio-test/global/operations/operation-1"
+            said = {"name": "operation-1", "status": "DONE"} if changed else {"rules": list(rules.values())}
+            self.wfile.write(json.dumps(said).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -151,13 +153,14 @@ def policy(project: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int,
                 rules[priority] = body
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(b'{"name": "operation-1", "status": "RUNNING"}')
 
         def log_message(self, *_: object) -> None:
             return None
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(edge, "_POLL", 0)
     monkeypatch.setattr(edge, "_COMPUTE", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(google, "token", lambda: "token")
     monkeypatch.setenv("HL7_POLICY", "carefolio-hl7")

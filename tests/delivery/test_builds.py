@@ -15,8 +15,8 @@ from carefolio.local.installation import REPOSITORY
 
 _BUILDS = ("cloudbuild.yaml", "scripts/deploy.yaml")
 # What the triggers give: terraform has no build without them.
-_GIVEN = {"PROJECT_ID", "COMMIT_SHA"}
-_OF_TRIGGERS = {"_IMAGE", "_TAG", "_PROJECT", "_REGION", "_NEXT"}
+_GIVEN = {"PROJECT_ID", "COMMIT_SHA", "BUILD_ID"}
+_OF_TRIGGERS = {"_IMAGE", "_TAG", "_PROJECT", "_REGION", "_STANDBY", "_NEXT"}
 
 
 def build(name: str) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_releases_go_from_one_environment_to_the_next(tmp_path: Path) -> None:
         "test": "deploy-staging", "staging": "deploy-production", "production": "",
     }  # fmt: skip
     steps = [step["id"] for step in deployments["production"]["build"][0]["step"]]
-    assert steps == ["migrate", "rollout", "promote"]
+    assert steps == ["migrate", "rollout", "standby", "promote"]
 
 
 @pytest.fixture(scope="module")

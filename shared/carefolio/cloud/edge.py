@@ -7,6 +7,7 @@ own list (carefolio.identity.senders): this keeps the others from even asking.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Any
@@ -17,10 +18,11 @@ from carefolio.cloud.settings import Network, settings
 _COMPUTE = "https://compute.googleapis.com/compute/v1"
 _FIRST, _LAST = 1000, 1199
 _EACH = 10
+_POLL = 2.0
 
 
 class EdgeError(Exception):
-    """More networks than the policy has room for."""
+    """More networks than the policy has room for, or a change that it refuses."""
 
 
 def keep(networks: Iterable[Network]) -> int:
@@ -45,12 +47,27 @@ def keep(networks: Iterable[Network]) -> int:
         if there.get(priority) == set(ranges):
             continue
         how = f"patchRule?priority={priority}" if priority in there else "addRule"
-        google.call(f"{policy}/{how}", _rule(priority, ranges))
+        _change(f"{policy}/{how}", _rule(priority, ranges))
         changed += 1
     for priority in sorted(set(there) - set(rules)):
-        google.call(f"{policy}/removeRule?priority={priority}", {})
+        _change(f"{policy}/removeRule?priority={priority}", {})
         changed += 1
     return changed
+
+
+def _change(url: str, body: dict[str, Any]) -> None:
+    """One change, when it is done: the policy takes no other meanwhile. Raises EdgeError and OSError."""
+    operation = google.call(url, body)
+    for _ in range(30):
+        if operation.get("status") == "DONE":
+            break
+        name = operation["name"]
+        operation = google.call(f"{_COMPUTE}/projects/{settings().project}/global/operations/{name}")
+        time.sleep(_POLL)
+    else:
+        raise EdgeError("a rule of the policy is not changed after a minute")
+    if "error" in operation:
+        raise EdgeError("a rule of the policy was refused")
 
 
 def _rules(networks: Iterable[Network]) -> dict[int, list[str]]:

@@ -17,9 +17,9 @@ module "delivery" {
   region     = "europe-west2"
   repository = "projects/carefolio-delivery/locations/europe-west2/connections/code/repositories/carefolio"
   environments = {
-    test       = { project = "carefolio-test", region = "europe-west2", next = "staging", approved = false }
-    staging    = { project = "carefolio-staging", region = "europe-west2", next = "production", approved = false }
-    production = { project = "carefolio-production", region = "europe-west2", next = "", approved = true }
+    test       = { project = "carefolio-test", region = "europe-west2", standby = "europe-west1", next = "staging", approved = false }
+    staging    = { project = "carefolio-staging", region = "europe-west2", standby = "europe-west1", next = "production", approved = false }
+    production = { project = "carefolio-production", region = "europe-west2", standby = "europe-west1", next = "", approved = true }
   }
 }
 

@@ -33,7 +33,7 @@ module "platform" {
   hosts          = { web = "www.carefolio.example", api = "api.carefolio.example", hl7 = "hl7.carefolio.example" }
   oldest_hl7_tls = "TLS_1_0"
   rules_preview  = true
-  hscn           = { host = "hl7.hscn.carefolio.example", range = "192.0.2.0/28", proxies = "10.30.8.0/23", bandwidth = "BPS_100M" }
+  hscn           = { host = "hl7.hscn.carefolio.example", range = "192.0.2.0/28", proxies = "10.30.8.0/23" }
   image          = var.image
   database       = { tier = "db-perf-optimized-N-16", disk_gb = 500, max_connections = 2000, wal_days = 35 }
   secrets = {
@@ -43,7 +43,7 @@ module "platform" {
     pds-key            = "1"
     smtp-password      = "1"
   }
-  settings   = { MAIL_FROM = "Carefolio <no-reply@carefolio.example>", TRACE_SHARE = "0.01" }
+  settings   = { MAIL_FROM = "Carefolio <no-reply@carefolio.example>", SMTP_URL = "smtps://carefolio@smtp.example:465" }
   audit_days = 2922
   mail       = "on-call@carefolio.example"
   protected  = true

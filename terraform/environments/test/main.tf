@@ -43,7 +43,7 @@ module "platform" {
     pds-key            = "1"
     smtp-password      = "1"
   }
-  settings   = { MAIL_FROM = "Carefolio <no-reply@test.carefolio.example>", TRACE_SHARE = "0.01" }
+  settings   = { MAIL_FROM = "Carefolio <no-reply@test.carefolio.example>", SMTP_URL = "smtps://carefolio@smtp.example:465" }
   audit_days = 400
   mail       = "on-call@test.carefolio.example"
   protected  = false

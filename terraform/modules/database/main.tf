@@ -166,7 +166,7 @@ resource "google_sql_database_instance" "instance" {
   }
   lifecycle {
     # Grown by itself; and what a switch-over moves is moved by gcloud, never by making an instance anew.
-    ignore_changes = [settings[0].disk_size, replica_names, replication_cluster]
+    ignore_changes = [settings[0].disk_size, replica_names, replication_cluster, instance_type, master_instance_name]
   }
 }
 
@@ -189,7 +189,8 @@ resource "google_sql_user" "function" {
 
 output "connection" {
   description = "By what the functions find the database: the instance that is written to."
-  value       = google_sql_database_instance.instance[var.primary_region].connection_name
+  value       = "${var.project}:${var.regions[var.primary_region]}:${var.name}-${var.primary_region}"
+  depends_on  = [google_sql_database_instance.instance]
 }
 
 output "names" {

@@ -24,8 +24,8 @@ variable "repository" {
 }
 
 variable "environments" {
-  description = "By environment its project, its region, which one comes after it ('' for none), and whether a person has to approve."
-  type        = map(object({ project = string, region = string, next = string, approved = bool }))
+  description = "By environment its project, its region and the one that stands by, which one comes after it ('' for none), and whether a person has to approve."
+  type        = map(object({ project = string, region = string, standby = string, next = string, approved = bool }))
   validation {
     condition     = alltrue([for each in values(var.environments) : each.next == "" || contains(keys(var.environments), each.next)])
     error_message = "An environment is followed by one of them."
@@ -60,7 +60,7 @@ resource "google_artifact_registry_repository" "images" {
   repository_id = "carefolio"
   format        = "DOCKER"
   docker_config {
-    # A tag is a commit, for ever.
+    # A tag is one build of a commit, for ever.
     immutable_tags = true
   }
   cleanup_policies {
@@ -200,7 +200,7 @@ resource "google_cloudbuild_trigger" "deploy" {
   description     = "An image to ${each.key}"
   service_account = google_service_account.deployer[each.key].id
   # An image of a commit, and not what is attached to it (its provenance, what it is made of).
-  filter = "_TAG.matches(\":[0-9a-f]{40}$\")"
+  filter = "_TAG.matches(\":[0-9a-f]{40}-[0-9a-f-]{36}$\")"
   pubsub_config {
     topic = contains(local.later, each.key) ? google_pubsub_topic.deploy[each.key].id : google_pubsub_topic.pushed.id
   }
@@ -212,6 +212,7 @@ resource "google_cloudbuild_trigger" "deploy" {
     _TAG     = "$(body.message.data.tag)"
     _PROJECT = each.value.project
     _REGION  = each.value.region
+    _STANDBY = each.value.standby
     _NEXT    = each.value.next == "" ? "" : "projects/${var.project}/topics/deploy-${each.value.next}"
   }
   build {
@@ -229,7 +230,7 @@ resource "google_cloudbuild_trigger" "deploy" {
         args       = try(step.value.args, null)
         script     = try(step.value.script, null)
         # A script sees what is in its environment alone.
-        env = can(step.value.script) ? ["_IMAGE=$_IMAGE", "_PROJECT=$_PROJECT", "_REGION=$_REGION", "_NEXT=$_NEXT", "_TAG=$_TAG"] : null
+        env = can(step.value.script) ? ["_IMAGE=$_IMAGE", "_PROJECT=$_PROJECT", "_REGION=$_REGION", "_STANDBY=$_STANDBY", "_NEXT=$_NEXT", "_TAG=$_TAG"] : null
       }
     }
   }

@@ -37,7 +37,8 @@ resource "google_compute_security_policy" "web" {
   dynamic "rule" {
     for_each = local.rules
     content {
-      priority    = 3000 + rule.key
+      # Before sign-in is let through: the first rule that matches decides.
+      priority    = 500 + rule.key
       description = "OWASP: ${rule.value}"
       action      = "deny(403)"
       preview     = var.rules_preview

@@ -8,8 +8,8 @@ variable "network" {
 }
 
 variable "hscn" {
-  description = "The name of the hospitals' door on HSCN, the range that the provider assigned (the third from its end is the door's), a range for the proxies, the link's bandwidth; null for none."
-  type        = object({ host = string, range = string, proxies = string, bandwidth = string })
+  description = "The name of the hospitals' door on HSCN, the range that the provider assigned (the third from its end is the door's), a range for the proxies; null for none."
+  type        = object({ host = string, range = string, proxies = string })
   validation {
     condition     = try(tonumber(split("/", var.hscn.range)[1]) <= 29, var.hscn == null)
     error_message = "The range is a /29 or larger."
@@ -73,7 +73,6 @@ resource "google_compute_interconnect_attachment" "hscn" {
   router                   = google_compute_router.hscn["here"].id
   type                     = "PARTNER"
   edge_availability_domain = each.value
-  bandwidth                = var.hscn.bandwidth
   admin_enabled            = true
 }
 

@@ -48,7 +48,7 @@ variable "oldest_hl7_tls" {
 }
 
 variable "rules_preview" {
-  description = "Whether the OWASP rules only log what they would refuse: until the log of an environment has been read."
+  description = "Whether the OWASP rules only count what they would refuse: until an environment has been watched with them."
   type        = bool
 }
 

@@ -158,7 +158,7 @@ resource "google_project_iam_custom_role" "admit_senders" {
   project     = var.project
   role_id     = "admitSenders"
   title       = "Keep the rules of a security policy"
-  permissions = ["compute.securityPolicies.get", "compute.securityPolicies.update"]
+  permissions = ["compute.securityPolicies.get", "compute.securityPolicies.update", "compute.globalOperations.get"]
 }
 
 resource "google_project_iam_member" "admit_senders" {

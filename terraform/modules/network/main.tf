@@ -1,5 +1,5 @@
 # A network of its own for each environment: subnets for Direct VPC egress in both regions, private services access for
-# the database, NAT with fixed addresses (EMIS allows them by name), and a firewall that lets out what is named.
+# the database, NAT with fixed addresses (EMIS allows them by name), and a firewall for what goes through it.
 
 terraform {
   required_version = ">= 1.9"
@@ -113,7 +113,7 @@ resource "google_compute_router_nat" "nat" {
 resource "google_compute_network_firewall_policy" "policy" {
   project     = var.project
   name        = var.name
-  description = "What the functions may reach; everything else is refused."
+  description = "What may be reached through the network; everything else is refused."
 }
 
 locals {

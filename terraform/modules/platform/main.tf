@@ -47,13 +47,13 @@ variable "oldest_hl7_tls" {
 }
 
 variable "rules_preview" {
-  description = "Whether the OWASP rules only log."
+  description = "Whether the OWASP rules only count."
   type        = bool
 }
 
 variable "hscn" {
   description = "The hospitals' door on HSCN (module edge); null for none."
-  type        = object({ host = string, range = string, proxies = string, bandwidth = string })
+  type        = object({ host = string, range = string, proxies = string })
 }
 
 variable "image" {
@@ -148,7 +148,7 @@ data "google_project" "here" {
 
 resource "google_project_service" "needed" {
   for_each = toset([
-    "artifactregistry", "certificatemanager", "cloudkms", "cloudscheduler", "cloudtrace", "compute", "logging", "monitoring", "pubsub", "run",
+    "artifactregistry", "certificatemanager", "cloudkms", "cloudresourcemanager", "iam", "cloudscheduler", "cloudtrace", "compute", "logging", "monitoring", "pubsub", "run",
     "secretmanager", "servicenetworking", "sqladmin", "storage",
   ])
   project            = var.project
@@ -230,6 +230,7 @@ module "services" {
   })
   secrets             = var.secrets
   caller              = module.identity.accounts["caller"]
+  audience            = local.audience
   deletion_protection = var.protected
 }
 

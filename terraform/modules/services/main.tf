@@ -67,6 +67,11 @@ variable "caller" {
   type        = string
 }
 
+variable "audience" {
+  description = "What the tokens of Pub/Sub and the clock are made for; without it Cloud Run itself refuses them."
+  type        = string
+}
+
 variable "deletion_protection" {
   description = "Off where an environment is rehearsed."
   type        = bool
@@ -83,6 +88,7 @@ resource "google_cloud_run_v2_service" "function" {
   location            = var.region
   ingress             = contains(keys(local.public), each.key) ? "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" : "INGRESS_TRAFFIC_INTERNAL_ONLY"
   deletion_protection = var.deletion_protection
+  custom_audiences    = contains(keys(local.public), each.key) ? null : [var.audience]
   template {
     service_account                  = var.accounts[each.key]
     timeout                          = each.value.timeout

@@ -83,6 +83,13 @@ resource "google_storage_bucket" "access_logs" {
   }
 }
 
+# Who writes them: Google's own group.
+resource "google_storage_bucket_iam_member" "access_logs" {
+  bucket = google_storage_bucket.access_logs.name
+  role   = "roles/storage.objectCreator"
+  member = "group:cloud-storage-analytics@google.com"
+}
+
 output "bucket" {
   description = "The bucket of the files."
   value       = google_storage_bucket.files.name

@@ -41,7 +41,7 @@ locals {
   burns = {
     fast = { rate = 14.4, long = "3600s", short = "300s", severity = "CRITICAL" }
     slow = { rate = 6, long = "21600s", short = "1800s", severity = "CRITICAL" }
-    days = { rate = 1, long = "259200s", short = "21600s", severity = "WARNING" }
+    days = { rate = 3, long = "86400s", short = "7200s", severity = "WARNING" }
   }
   alerts = merge([for door in keys(var.backends) : { for burn, each in local.burns : "${door} ${burn}" => merge(each, { door = door }) }]...)
   # What is asked of each measure: more than this, for so long.
@@ -62,7 +62,7 @@ locals {
       filter = "metric.type=\"pubsub.googleapis.com/subscription/dead_letter_message_count\" resource.type=\"pubsub_subscription\"", above = 0, for = "0s", reducer = "ALIGN_SUM"
     }
     "A hospital speaks a TLS below 1.2" = {
-      filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.old_tls.name}\" resource.type=\"l7_lb_rule\"", above = 0, for = "3600s", reducer = "ALIGN_SUM"
+      filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.old_tls.name}\" resource.type=\"l7_lb_rule\"", above = 0, for = "0s", every = "3600s", reducer = "ALIGN_SUM"
     }
   }
 }
@@ -198,7 +198,7 @@ resource "google_monitoring_alert_policy" "limit" {
       threshold_value = each.value.above
       duration        = each.value.for
       aggregations {
-        alignment_period   = "60s"
+        alignment_period   = lookup(each.value, "every", "60s")
         per_series_aligner = each.value.reducer
       }
     }

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 # What a function's user may do; Cloud SQL puts every user that comes by IAM into a role of its own name.
 _ROLE = "carefolio_function"
 _BY_IAM = "cloudsqliamserviceaccount"
+_SUPERUSER = "cloudsqlsuperuser"
 
 
 def newest() -> str:
@@ -56,8 +57,23 @@ async def _allow() -> None:
 
 async def allow(connection: database.Connection) -> None:
     """Let the functions' users read and write what the tables hold, and change no table: after every migration."""
+    # What a role may make is not inherited: who migrates has to be the role that may.
+    if await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", _SUPERUSER):
+        await connection.execute(f"SET ROLE {_SUPERUSER}")
     if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", _ROLE):
         await connection.execute(f"CREATE ROLE {_ROLE} NOLOGIN")
+    users = await connection.fetch(
+        """
+        SELECT quote_ident(member.rolname) AS name FROM pg_auth_members
+        JOIN pg_roles member ON member.oid = pg_auth_members.member
+        JOIN pg_roles role ON role.oid = pg_auth_members.roleid
+        WHERE role.rolname = $1 AND member.rolname <> session_user
+        """,
+        _BY_IAM,
+    )
+    for user in users:
+        await connection.execute(f"GRANT {_ROLE} TO {user['name']}")
+    await connection.execute("RESET ROLE")
     for what in (
         "USAGE ON SCHEMA public",
         "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public",
@@ -67,14 +83,3 @@ async def allow(connection: database.Connection) -> None:
     ):
         await connection.execute(f"GRANT {what} TO {_ROLE}")
     await connection.execute(f"REVOKE UPDATE, DELETE ON TABLE audit FROM {_ROLE}")
-    users = await connection.fetch(
-        """
-        SELECT quote_ident(member.rolname) AS name FROM pg_auth_members
-        JOIN pg_roles member ON member.oid = pg_auth_members.member
-        JOIN pg_roles role ON role.oid = pg_auth_members.roleid
-        WHERE role.rolname = $1 AND member.rolname <> current_user
-        """,
-        _BY_IAM,
-    )
-    for user in users:
-        await connection.execute(f"GRANT {_ROLE} TO {user['name']}")
