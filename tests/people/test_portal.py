@@ -100,6 +100,11 @@ async def test_who_decides_on_a_doubt_sees_both_sides(
         "SELECT count(*) FROM audit WHERE message_id = $1 AND patient_id IS NOT NULL AND actor = $2",
         held["id"], f"account/{account.id}",
     ) == 1  # fmt: skip
+    # A record that is frozen is closed to him as to everybody.
+    await pool.execute("UPDATE record SET frozen_at = now() WHERE id = $1::uuid",
+                       (await people.hospital.patient(known.number))["id"])  # fmt: skip
+    page = (await visitor.get(f"/organisation/messages/{held['id']}")).text
+    assert ("Robin Posted" in page, "Robin Recorded" in page) == (True, False)
     # Somebody who guesses a number is not told whose it is.
     elsewhere = Person(nhs(), family="Elsewhere")
     await end(await new_hospital(), elsewhere.message())

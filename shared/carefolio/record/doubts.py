@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -19,8 +20,9 @@ from carefolio.record.sources import map_stored, source_of
 async def sides(pool: Pool, number: uuid.UUID, organisation: uuid.UUID, actor: str) -> list[dict[str, Any]]:
     """The Patient of a held message of the organisation, and after it those of the records; audited.
 
-    A record is shown where the organisation has contributed to its Patient: else a number that was guessed would tell
-    whose it is. Empty where the message cannot be mapped.
+    A record is shown by the rule for an organisation's own system: where the organisation has contributed to its
+    Patient (else a number that was guessed would tell whose it is) and it is not frozen. Empty where the message
+    cannot be mapped.
     """
     message = await pool.fetchrow(
         f"{SELECT_MESSAGE} WHERE message.id = $1 AND message.organisation_id = $2 AND status = 'held'",
@@ -32,7 +34,7 @@ async def sides(pool: Pool, number: uuid.UUID, organisation: uuid.UUID, actor: s
     settings = parse_settings(message["settings"])
     source = await source_of(pool, organisation, message["ods_code"], message["codes_version"], settings)
     try:
-        _, parts = map_stored(message["raw"], settings, source)
+        _, parts = await asyncio.to_thread(map_stored, message["raw"], settings, source)
     except (UnsupportedTypeError, HL7Error, ValueError):
         return []
     said = [part for part in parts if part.patient is not None]
@@ -40,12 +42,15 @@ async def sides(pool: Pool, number: uuid.UUID, organisation: uuid.UUID, actor: s
     rows = await pool.fetch(
         """
         WITH shown AS (
-            SELECT DISTINCT resource.id, resource.content
-            FROM patient_identifier known
-            JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
-                USING (owner, system, value)
-            JOIN resource ON resource.id = known.patient_id AND resource.type = 'Patient'
-            WHERE resource.organisations @> ARRAY[$4::uuid]
+            SELECT opened.id, opened.content
+            FROM (
+                SELECT array_agg(resource.id) AS ids, array_agg(resource.version) AS versions FROM resource
+                WHERE type = 'Patient' AND id IN (
+                    SELECT patient_id FROM patient_identifier
+                    JOIN unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (owner, system, value)
+                        USING (owner, system, value)
+                )
+            ) AS pointed_at, open_contents(ids, versions, $4) AS opened
         ), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, message_id)
             SELECT $5, $4, 'read-message', id, $6 FROM shown
