@@ -12,6 +12,7 @@ from carefolio.commands.audit import audit_app
 from carefolio.commands.emis import emis_app
 from carefolio.commands.hl7 import hl7_app
 from carefolio.commands.messages import message_app
+from carefolio.commands.profiles import profile
 from carefolio.commands.records import code_app, record_app
 from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
 from carefolio.commands.terminal import UsageError, enter
@@ -37,6 +38,7 @@ for name, sub in (("organisation", organisation_app), ("team", team_app), ("send
                   ("emis", emis_app), ("audit", audit_app), ("webhook", webhook_app),
                   ("hl7", hl7_app)):  # fmt: skip
     app.add_typer(sub, name=name)
+app.command()(profile)
 
 
 @app.command()

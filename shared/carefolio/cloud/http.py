@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from carefolio.cloud import database
+from carefolio.cloud import database, profiling
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import Event, log, span, where
 
@@ -90,6 +90,7 @@ class Door:
         scope["path_params"] = {}
         # Its handlers would answer our errors in plain text before we see them.
         scope.pop("starlette.exception_handlers", None)
+        profiling.look(self._function)
         started = time.perf_counter()
         status = 0
 

@@ -16,6 +16,7 @@ class Settings:
     """``environment`` is local, test, staging or production; ``public_url`` has no slash at its end."""
 
     environment: str
+    function: str
     public_url: str
     also_at: tuple[str, ...]
     database_url: str
@@ -65,6 +66,8 @@ def settings() -> Settings:
     env = os.environ
     return Settings(
         environment=env.get("ENVIRONMENT", "local"),
+        # Which of the functions this process is; one machine has several in one.
+        function=env.get("FUNCTION_TARGET", ""),
         public_url=env.get("PUBLIC_URL", "http://127.0.0.1:8080").rstrip("/"),
         also_at=tuple(each.rstrip("/") for each in env.get("ALSO_AT", "").split()),
         database_url=env.get("DATABASE_URL", ""),
