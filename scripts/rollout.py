@@ -2,14 +2,16 @@
 
     scripts/rollout to europe-west2-docker.pkg.dev/P/carefolio/carefolio@sha256:... --project P --region europe-west2
     scripts/rollout back --project P --region europe-west2
+    scripts/rollout alone --project P --region europe-west2    (fails where another release is under way)
 
-A new revision of every service is made without traffic and asked by its tagged address whether it is ready. Then all of
-them get a share at once, and for each step the revisions' own measures are watched: answers of 5xx, and how long they
-take beside the revision that served before. One bad function takes all of them back. What served is written at the
-services themselves, so that a rollout that was killed is taken back by whoever comes next.
+A new revision of every service is made without traffic and asked by its tagged address whether it is ready: from here,
+or by a job inside the network, which runs ``ask`` with the addresses. Then all of them get a share at once, and for
+each step the revisions' own measures are watched: answers of 5xx, and how long they take beside the revision that
+served before. One bad function takes all of them back. What served is written at the services themselves, so that a
+rollout that was killed is taken back by whoever comes next.
 
-Sources: Cloud Run Admin API v2 (projects.locations.services, get and patch; operations.get) and Cloud Monitoring API v3
-(projects.timeSeries.list); the measures are run.googleapis.com/request_count and request_latencies.
+Sources: Cloud Run Admin API v2 (projects.locations.services, get and patch; jobs.run; operations.get) and Cloud
+Monitoring API v3 (projects.timeSeries.list); the measures are run.googleapis.com/request_count and request_latencies.
 """
 
 from __future__ import annotations
@@ -105,16 +107,33 @@ class Cloud:
         """Change these fields, and wait until it is so; refused (by the etag) where somebody else has changed it."""
         mask = ",".join(what)
         body = {"name": service["name"], "etag": service["etag"], **what}
-        operation = self.call(f"{self.run}/{service['name']}?updateMask={mask}", "PATCH", body)
+        self._wait(service["name"], self.call(f"{self.run}/{service['name']}?updateMask={mask}", "PATCH", body))
+        return self.call(f"{self.run}/{service['name']}")
+
+    def run_job(self, name: str, arguments: list[str]) -> None:
+        """Run a job with these arguments to its end. Raises RolloutError where it fails."""
+        job = f"projects/{self.project}/locations/{self.region}/jobs/{name}"
+        given = {"overrides": {"containerOverrides": [{"args": arguments}]}}
+        execution = self._wait(job, self.call(f"{self.run}/{job}:run", "POST", given))["response"]
+        until = time.monotonic() + 900
+        while not execution.get("completionTime"):
+            if time.monotonic() > until:
+                raise RolloutError(f"{job} does not end")
+            time.sleep(self.poll)
+            execution = self.call(f"{self.run}/{execution['name']}")
+        if not execution.get("succeededCount"):
+            raise RolloutError(f"{short(execution['name'])} failed: its log says which revision is not ready")
+
+    def _wait(self, name: str, operation: dict[str, Any]) -> dict[str, Any]:
         until = time.monotonic() + 600
         while not operation.get("done"):
             if time.monotonic() > until:
-                raise RolloutError(f"{service['name']} is not ready after ten minutes")
+                raise RolloutError(f"{name} is not ready after ten minutes")
             time.sleep(self.poll)
             operation = self.call(f"{self.run}/{operation['name']}")
         if "error" in operation:
-            raise RolloutError(f"{service['name']}: {operation['error'].get('message', 'refused')}")
-        return self.call(f"{self.run}/{service['name']}")
+            raise RolloutError(f"{name}: {operation['error'].get('message', 'refused')}")
+        return operation
 
     def points(self, measure: str, revision: str, aligner: str, since: datetime) -> list[dict[str, Any]]:
         """A measure of one revision since then: its series, each with one value over the whole time."""
@@ -182,24 +201,30 @@ def bad(cloud: Cloud, old: str, new: str, since: datetime) -> str | None:
     return None
 
 
-def ready(cloud: Cloud, service: dict[str, Any]) -> None:
-    """Ask the new revision by its tagged address, as nobody else does yet. Raises RolloutError.
-
-    It answers within the environment's network alone, and where a function has no public path to who may invoke it.
-    """
+def tagged(service: dict[str, Any]) -> str:
+    """The address of the new revision, which nobody else asks yet. Raises RolloutError."""
     address = next((each["uri"] for each in service.get("trafficStatuses", []) if each.get("tag") == _TAG), None)
     if address is None:
         raise RolloutError(f"{service['name']} has no address for its new revision")
-    headers = {"Authorization": f"Bearer {_identity(address)}"} if cloud.credentials else {}
-    request = urllib.request.Request(f"{address}/health/ready", headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            answer.read()
-    except OSError as error:
-        raise RolloutError(f"{address}/health/ready: {error}") from None
+    return str(address)
 
 
-def to(cloud: Cloud, names: list[str], image: str, watch: float, smoke: bool) -> None:
+def ask(addresses: list[str]) -> None:
+    """Ask each whether it is ready. Raises RolloutError.
+
+    They answer within the environment's network alone, and where a function has no public path to who may invoke it.
+    """
+    for address in addresses:
+        token = _identity(address) if address.startswith("https://") else ""
+        request = urllib.request.Request(f"{address}/health/ready", headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                answer.read()
+        except OSError as error:
+            raise RolloutError(f"{address}/health/ready: {error}") from None
+
+
+def to(cloud: Cloud, names: list[str], image: str, watch: float, job: str) -> None:
     """Roll ``image`` out over the services; raises RolloutError when everything is back as it was."""
     services = {name: cloud.service(name) for name in names}
     old = {name: serving(service) for name, service in services.items()}
@@ -228,9 +253,11 @@ def to(cloud: Cloud, names: list[str], image: str, watch: float, smoke: bool) ->
     try:
         everywhere(make)
         new = {name: short(service["latestCreatedRevision"]) for name, service in services.items()}
-        if smoke:
-            for service in services.values():
-                ready(cloud, service)
+        addresses = [tagged(service) for service in services.values()]
+        if job:
+            cloud.run_job(job, ["ask", *addresses])
+        else:
+            ask(addresses)
         say(f"{len(names)} new revisions are ready")
         for percent in STEPS:
             since = datetime.now(UTC)
@@ -286,29 +313,38 @@ def say(text: str) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="scripts/rollout", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["to", "back"])
-    parser.add_argument("image", nargs="?", help="the image, by digest (to)")
-    parser.add_argument("--project", required=True)
-    parser.add_argument("--region", required=True)
+    parser.add_argument("what", choices=["to", "back", "alone", "ask"])
+    parser.add_argument("which", nargs="*", help="to: the image, by digest; ask: the addresses of new revisions")
+    parser.add_argument("--project", default="")
+    parser.add_argument("--region", default="")
     parser.add_argument("--services", default=",".join(f"carefolio-{name}" for name in FUNCTIONS))
     parser.add_argument("--watch", type=float, default=600, help="seconds to watch each step: measures come 3 min late")
-    parser.add_argument("--no-smoke", action="store_true", help="where the tagged addresses cannot be reached from")
+    parser.add_argument(
+        "--ask-by", default="", metavar="JOB", help="the job that asks, where they cannot be reached from"
+    )
     parser.add_argument("--run", default=_RUN, help=argparse.SUPPRESS)
     parser.add_argument("--monitoring", default=_MONITORING, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.what == "to" and "@sha256:" not in (given.image or ""):
+    if given.what == "to" and (len(given.which) != 1 or "@sha256:" not in given.which[0]):
         parser.error("the image is named by its digest: NAME@sha256:...")
+    if given.what != "ask" and not (given.project and given.region):
+        parser.error("--project and --region say where")
     names = given.services.split(",")
     # A build that is cancelled takes back what it began.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    local = not given.run.startswith("https://")
+    local = not given.run.startswith("https://") or given.what == "ask"
     cloud = Cloud(given.project, given.region, given.run, given.monitoring, None if local else _credentials(),
                   0.05 if local else 2.0)  # fmt: skip
     try:
         if given.what == "to":
-            to(cloud, names, given.image, given.watch, not given.no_smoke)
-        else:
+            to(cloud, names, given.which[0], given.watch, given.ask_by)
+        elif given.what == "back":
             back(cloud, names)
+        elif given.what == "alone":
+            for name in names:
+                serving(cloud.service(name))
+        else:
+            ask(given.which)
     except RolloutError as error:
         print(error, file=sys.stderr)
         return 1

@@ -10,12 +10,24 @@ from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door
-from carefolio.doors import consent, extracts, openapi, organisation, own_record, queues, receivers, rest, structure
+from carefolio.doors import (
+    consent,
+    extracts,
+    openapi,
+    organisation,
+    own_record,
+    queues,
+    receivers,
+    rest,
+    structure,
+    systems,
+)
 
 ENDPOINTS = (
     *consent.ENDPOINTS,
     *own_record.ENDPOINTS,
     *structure.ENDPOINTS,
+    *systems.ENDPOINTS,
     *organisation.ENDPOINTS,
     *queues.ENDPOINTS,
     *receivers.ENDPOINTS,

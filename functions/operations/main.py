@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import functions_framework.aio
 from starlette.requests import Request
@@ -14,8 +15,10 @@ from carefolio.cloud import database, edge, outbox, push
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
+from carefolio.extracts import agreements
 from carefolio.identity import retention, senders
 from carefolio.record import reindex, seals, trail_export
+from carefolio.recovery import offsite, promises
 
 
 async def sweep(request: Request) -> Response:
@@ -66,6 +69,30 @@ async def admit(request: Request) -> Response:
     return JSONResponse({"changed": changed})
 
 
+async def remake(request: Request) -> Response:
+    """POST /operations/agreements: the clock's job of each agreement, in this region."""
+    await push.verify(request)
+    with span("remake"):
+        kept = await agreements.remake_jobs(await database.pool())
+    return JSONResponse({"jobs": kept})
+
+
+async def export(request: Request) -> Response:
+    """POST /operations/offsite: have this night's export of the database made."""
+    await push.verify(request)
+    with span("export"):
+        found = await asyncio.to_thread(offsite.keep, datetime.now(UTC))
+    return JSONResponse({"export": found.value})
+
+
+async def recovery(request: Request) -> Response:
+    """POST /operations/recovery: whether the promises of recovery would be kept if it had to be now."""
+    await push.verify(request)
+    with span("recovery"):
+        broken = await promises.look(await database.pool(), datetime.now(UTC))
+    return JSONResponse({"broken": [f"{each.promise}: {each.detail}" for each in broken]})
+
+
 _APP = Door(
     "operations",
     [
@@ -75,6 +102,9 @@ _APP = Door(
         Route("/operations/seal", seal, methods=["POST"]),
         Route("/operations/trail", trail, methods=["POST"]),
         Route("/operations/senders", admit, methods=["POST"]),
+        Route("/operations/agreements", remake, methods=["POST"]),
+        Route("/operations/offsite", export, methods=["POST"]),
+        Route("/operations/recovery", recovery, methods=["POST"]),
         *health_routes("/operations"),
     ],
     json_error,

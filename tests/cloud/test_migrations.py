@@ -37,6 +37,31 @@ async def test_a_function_may_use_the_tables_and_change_none(installation: Runni
         await connection.close()
 
 
+async def test_a_database_that_was_restored_elsewhere_has_an_owner(installation: Running) -> None:
+    """Another project's user migrates what the first one made, and neither owns it."""
+    connection = await asyncpg.connect(installation.here.postgres.url)
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute("CREATE ROLE cloudsqlsuperuser NOLOGIN CREATEROLE")
+        await connection.execute("CREATE ROLE cloudsqliamserviceaccount NOLOGIN")
+        await connection.execute("ALTER DATABASE carefolio OWNER TO cloudsqlsuperuser")
+        for project in ("production", "rehearsal"):
+            await connection.execute(f'CREATE ROLE "migrate@{project}.iam" LOGIN IN ROLE cloudsqlsuperuser')
+            await connection.execute(f'CREATE ROLE "hl7@{project}.iam" LOGIN IN ROLE cloudsqliamserviceaccount')
+        for project, statement in (("production", "CREATE TABLE made (id int)"),
+                                   ("rehearsal", "ALTER TABLE made ADD COLUMN more int")):  # fmt: skip
+            await connection.execute(f'SET SESSION AUTHORIZATION "migrate@{project}.iam"')
+            await migrations.become_owner(connection)
+            await connection.execute(statement)
+            await connection.execute("RESET SESSION AUTHORIZATION")
+        owner = await connection.fetchval("SELECT tableowner FROM pg_tables WHERE tablename = 'made'")
+        assert owner == "carefolio_owner"
+    finally:
+        await transaction.rollback()
+        await connection.close()
+
+
 def test_a_mounted_secret_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Secret Manager's volumes: one secret to a folder, its file named like it."""
     folder = tmp_path / "identity-key"

@@ -22,7 +22,8 @@ from carefolio.cloud.settings import settings
 def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in {
         "GOOGLE_CLOUD_PROJECT": "carefolio-test", "REGION": "europe-west2", "PUSH_SERVICE_ACCOUNT": "clock@x.iam",
-        "PUSH_AUDIENCE": "https://internal", "FUNCTION_URL": "https://{function}.example.org",
+        "PUSH_AUDIENCE": "https://internal",
+        "SECRET_REPLICAS": "europe-west2=key-2 europe-west1=key-1", "FUNCTION_URL": "https://{function}.example.org",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     settings.cache_clear()
@@ -48,7 +49,10 @@ def manager(project: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str
             path, _, query = self.path.partition("?")
             if query.startswith("secretId="):
                 name = query.removeprefix("secretId=")
-                assert body == {"replication": {"automatic": {}}}
+                assert body["replication"]["userManaged"]["replicas"] == [
+                    {"location": f"europe-west{n}", "customerManagedEncryption": {"kmsKeyName": f"key-{n}"}}
+                    for n in (2, 1)
+                ]
                 self.answer(409 if name in kept else 200, {"name": name})
                 kept.setdefault(name, [])
             else:

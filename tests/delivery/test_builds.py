@@ -13,10 +13,11 @@ from google.protobuf import json_format
 
 from carefolio.local.installation import REPOSITORY
 
-_BUILDS = ("cloudbuild.yaml", "scripts/deploy.yaml")
+_BUILDS = ("cloudbuild.yaml", "scripts/deploy.yaml", "scripts/rehearsal.yaml")
 # What the triggers give: terraform has no build without them.
 _GIVEN = {"PROJECT_ID", "COMMIT_SHA", "BUILD_ID"}
-_OF_TRIGGERS = {"_IMAGE", "_TAG", "_PROJECT", "_REGION", "_STANDBY", "_NEXT"}
+_OF_TRIGGERS = {"_IMAGE", "_TAG", "_PROJECT", "_REGION", "_STANDBY", "_NEXT", "_WHAT", "_OFFSITE", "_OFFSITE_PROJECT",
+                "_FOLDER", "_BILLING", "_POLICY"}  # fmt: skip
 
 
 def build(name: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class StandIn:
         self.at = time.monotonic()
         self.fault = "5xx"
         self.not_ready = False
+        self.ran: list[list[str]] = []
         self.unavailable = 0
         self.url = ""
         for name in _NAMES:
@@ -98,6 +99,16 @@ class StandIn:
             return 200, {"name": path, "done": True, "response": {}}
         if path == "/projects/p/timeSeries":
             return 200, self.series(query["filter"][0])
+        if path.endswith("/jobs/smoke:run"):
+            [overridden] = body["overrides"]["containerOverrides"]
+            self.ran.append(overridden["args"])
+            return 200, {"name": "projects/p/locations/r/operations/2", "done": False}
+        execution = {"name": "projects/p/locations/r/jobs/smoke/executions/smoke-1"}
+        if path.endswith("/operations/2"):
+            return 200, {"name": path, "done": True, "response": execution}
+        if path.endswith("/executions/smoke-1"):
+            counted = "failedCount" if self.not_ready else "succeededCount"
+            return 200, execution | {"completionTime": "2026-11-27T12:00:00Z", counted: 1}
         name = path.rpartition("/")[2]
         if method == "PATCH":
             return self.patch(name, query["updateMask"][0], body)
@@ -138,7 +149,7 @@ def stand_in() -> Iterator[StandIn]:
             self.end_headers()
             self.wfile.write(json.dumps(said).encode())
 
-        do_PATCH = do_GET  # noqa: N815 - the base class asks for this name
+        do_PATCH = do_POST = do_GET  # noqa: N815 - the base class asks for these names
 
         def log_message(self, *_: object) -> None:
             pass
@@ -202,6 +213,20 @@ def test_one_that_is_not_ready_gets_no_request(stand_in: StandIn) -> None:
     assert not any(counted["all"] for name, counted in stand_in.asked.items() if name.endswith("2"))
 
 
+def test_a_job_inside_the_network_asks_where_nobody_else_can(stand_in: StandIn) -> None:
+    """With the tagged addresses, by this very script; where it fails, nobody is sent to the new revisions."""
+    stand_in.not_ready = True
+    status, said = rollout(stand_in, "to", _GOOD, "--ask-by", "smoke")
+    assert (status, "smoke-1 failed" in said) == (1, True)
+    assert stand_in.serving() == [{f"{name}-00001": 1.0} for name in _NAMES]
+    stand_in.not_ready = False
+    assert rollout(stand_in, "to", _GOOD, "--ask-by", "smoke")[0] == 0
+    asked = stand_in.ran[-1]
+    assert rollout(stand_in, *asked)[0] == 0
+    stand_in.not_ready = True
+    assert rollout(stand_in, *asked)[0] == 1
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_one_that_is_stopped(stand_in: StandIn, how: signal.Signals) -> None:
     """A build that is cancelled takes its release back; a machine that is gone cannot, and the next one says so."""
@@ -212,10 +237,12 @@ def test_one_that_is_stopped(stand_in: StandIn, how: signal.Signals) -> None:
     process.send_signal(how)
     process.communicate(timeout=60)
     if how is signal.SIGKILL:
-        status, said = rollout(stand_in, "to", _GOOD)
-        assert (status, "left half way" in said) == (1, True)
+        for what in (("to", _GOOD), ("alone",)):
+            status, said = rollout(stand_in, *what)
+            assert (status, "left half way" in said) == (1, True)
         assert rollout(stand_in, "back")[0] == 0
     assert stand_in.serving() == [{f"{name}-00001": 1.0} for name in _NAMES]
+    assert rollout(stand_in, "alone")[0] == 0
 
 
 def test_what_somebody_else_changes_meanwhile_is_not_overwritten(stand_in: StandIn) -> None:

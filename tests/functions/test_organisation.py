@@ -63,6 +63,38 @@ async def test_a_sender_is_made_and_its_agreement_changed(owner: Hospital) -> No
     assert (await ask(owner, "GET", f"/senders/{unique('none')}")).status == 404
 
 
+async def test_a_sender_whose_password_leaked(owner: Hospital) -> None:
+    """Nobody may post any more; or a new password in place of the old one. Another organisation's is not found."""
+    closed, renewed = unique("Feed"), unique("Feed")
+    made = {
+        name: (await ask(owner, "POST", "/senders", {"name": name, "networks": ["127.0.0.0/8"]})).json
+        for name in (closed, renewed)
+    }
+    nobody = await ask(owner, "PUT", f"/senders/{closed}/networks", {"networks": []})
+    assert (nobody.status, nobody.json["networks"]) == (200, [])
+    assert await posted(owner, made[closed]["username"], made[closed]["password"]) == 403
+    assert (await ask(owner, "PUT", f"/senders/{closed}/networks", {"networks": ["everywhere"]})).status == 422
+    again = await ask(owner, "POST", f"/senders/{renewed}/password")
+    assert (again.status, again.json["username"]) == (200, made[renewed]["username"])
+    assert await posted(owner, made[renewed]["username"], again.json["password"]) == 200
+    assert await posted(owner, made[renewed]["username"], made[renewed]["password"]) == 401
+    for method, path, body in (("POST", "password", None), ("PUT", "networks", {"networks": []})):
+        assert (await ask(owner, method, f"/senders/{unique('none')}/{path}", body)).status == 404
+    cli = owner.installation.cli
+    told = json.loads(cli("sender", "renew", renewed, "--json").stdout)
+    assert await posted(owner, made[renewed]["username"], told["password"]) == 200
+    assert json.loads(cli("sender", "allow", closed, "10.0.0.0/8", "--json").stdout)["networks"] == ["10.0.0.0/8"]
+    refused = cli("sender", "renew", unique("none"), check=False)
+    assert (refused.returncode, "no sender" in refused.stderr) == (1, True)
+
+
+async def posted(owner: Hospital, username: str, password: str) -> int:
+    """The status of a message with these credentials."""
+    raw = Person(number=nhs()).message("A28").replace("\n", "\r").encode()
+    headers = {"Content-Type": "application/hl7-v2", "Authorization": basic(username, password)}
+    return (await owner.request("POST", "/hl7", data=raw, headers=headers)).status
+
+
 async def test_a_client_is_made_and_ended(owner: Hospital, new_hospital: NewHospital) -> None:
     """It gets tokens until it is ended; what is the operator's it does not get."""
     made = await ask(owner, "POST", "/clients", {"name": "Reader", "scope": "system/*.rs"})

@@ -18,12 +18,14 @@ import pytest
 from google.cloud.monitoring_dashboard_v1 import Dashboard
 from google.protobuf import json_format
 
+from carefolio.cloud.telemetry import Event
 from carefolio.cloud.topics import wiring
 from carefolio.local.installation import REPOSITORY
 from carefolio.local.serve import url_map
 
 TERRAFORM = REPOSITORY / "terraform"
 _TOOLS = REPOSITORY.parent / "shared" / "tools"
+FUNCTIONS = sorted(main.parent.name for main in (REPOSITORY / "functions").glob("*/main.py"))
 _ENVIRONMENTS = ("test", "staging", "production")
 
 needs_terraform = pytest.mark.skipif(
@@ -76,7 +78,7 @@ def test_it_stays_readable() -> None:
 
 def test_every_function_is_there() -> None:
     """In the platform, and with a size in each environment."""
-    functions = {main.parent.name for main in (REPOSITORY / "functions").glob("*/main.py")}
+    functions = set(FUNCTIONS)
     platform = (TERRAFORM / "modules/platform/main.tf").read_text()
     needs = platform[platform.index("  needs = {") : platform.index("  # EMIS allows")]
     assert set(re.findall(r"^    (\w+) += \{ secrets", needs, re.MULTILINE)) == functions
@@ -130,7 +132,7 @@ def test_releases_go_from_one_environment_to_the_next(tmp_path: Path) -> None:
         "test": "deploy-staging", "staging": "deploy-production", "production": "",
     }  # fmt: skip
     steps = [step["id"] for step in deployments["production"]["build"][0]["step"]]
-    assert steps == ["migrate", "rollout", "standby", "promote"]
+    assert steps == ["alone", "migrate", "rollout", "standby", "promote"]
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +199,35 @@ def test_nothing_of_it_is_open_to_everybody(planned: dict[str, list[dict[str, An
 
 @needs_terraform
 def test_cloud_monitoring_knows_every_word_of_the_dashboard(planned: dict[str, list[dict[str, Any]]]) -> None:
-    [dashboard] = planned["google_monitoring_dashboard"]
-    read = json_format.ParseDict(json.loads(dashboard["after"]["dashboard_json"]), Dashboard.pb()())
-    assert len(read.mosaic_layout.tiles) == 2 * len(url_map()) + 6
+    read = {
+        each["name"] + each.get("index", ""): json_format.ParseDict(
+            json.loads(each["after"]["dashboard_json"]), Dashboard.pb()()
+        )
+        for each in planned["google_monitoring_dashboard"]
+    }
+    assert len(read.pop("whole").mosaic_layout.tiles) == 2 * len(url_map()) + 7
+    assert set(read) == {f"function{name}" for name in FUNCTIONS}
+
+
+@needs_terraform
+def test_what_the_log_says_is_said_by_the_functions(planned: dict[str, list[dict[str, Any]]]) -> None:
+    """Alerts look for events: each is one that can be logged, and those that a person has to hear of are all there."""
+    looked_for = set()
+    for policy in planned["google_monitoring_alert_policy"]:
+        for condition in policy["after"]["conditions"]:
+            for matched in condition["condition_matched_log"]:
+                looked_for |= set(re.findall(r'jsonPayload\.event="(\w+)"', matched["filter"]))
+    known = {event.name.lower(): event.value[0] for event in Event}
+    assert looked_for <= set(known)
+    assert {name for name in known if name.endswith(("_alert", "dead_letter"))} <= looked_for
+    counted = [each["after"]["filter"] for each in planned["google_logging_metric"]]
+    assert all(event in known for each in counted for event in re.findall(r'jsonPayload\.event="(\w+)"', each))
+
+
+def test_a_runbook_is_there_for_every_alert() -> None:
+    named = set()
+    for file in (TERRAFORM / "modules/watch").glob("*.tf"):
+        text = file.read_text()
+        named |= set(re.findall(r"docs/runbooks/([\w-]+)\.md", text))
+        named |= set(re.findall(r'runbook = "([\w-]+)"', text))
+    assert {name for name in named if not (REPOSITORY / f"docs/runbooks/{name}.md").exists()} == set()

@@ -1,6 +1,7 @@
 """Files in a bucket (``gs://…``) or in a folder, through fsspec; what is written is there whole or not at all.
 
-The calls block: run them in worker threads.
+``at`` is another place than that of FILES_URL: where copies and exports are kept. The calls block: run them in worker
+threads.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ def _place(url: str) -> tuple[Any, str]:
     return filesystem, root.rstrip("/")
 
 
-def _here() -> tuple[Any, str]:
-    return _place(settings().files_url)
+def _here(at: str | None) -> tuple[Any, str]:
+    return _place(at or settings().files_url)
 
 
 @contextlib.contextmanager
-def reader(name: str) -> Iterator[BinaryIO]:
+def reader(name: str, at: str | None = None) -> Iterator[BinaryIO]:
     """The file of this name, read from its beginning. Raises FileNotFoundError."""
-    filesystem, root = _here()
+    filesystem, root = _here(at)
     with filesystem.open(f"{root}/{name}", "rb", block_size=_BLOCK) as file:
         yield cast(BinaryIO, file)
 
 
 @contextlib.contextmanager
-def writer(name: str) -> Iterator[BinaryIO]:
+def writer(name: str, at: str | None = None) -> Iterator[BinaryIO]:
     """A file that gets its name when all of it is written; where writing fails there is none. Raises OSError."""
-    filesystem, root = _here()
+    filesystem, root = _here(at)
     path = f"{root}/{name}"
     filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
     if "file" not in _protocols(filesystem):
@@ -72,7 +73,7 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 def remove(name: str) -> None:
     """Remove a file, or a folder with all that is in it; one that is not there is no error."""
-    filesystem, root = _here()
+    filesystem, root = _here(None)
     for again in (True, True, True, False):
         try:
             filesystem.rm(f"{root}/{name}", recursive=True)
@@ -85,9 +86,9 @@ def remove(name: str) -> None:
             time.sleep(0.1)
 
 
-def names(folder: str) -> list[str]:
+def names(folder: str, at: str | None = None) -> list[str]:
     """The names of the files that lie in a folder, in order."""
-    filesystem, root = _here()
+    filesystem, root = _here(at)
     try:
         found = filesystem.ls(f"{root}/{folder}", detail=False)
     except FileNotFoundError:
@@ -97,5 +98,5 @@ def names(folder: str) -> list[str]:
 
 def exists(name: str) -> bool:
     """Whether there is a file or a folder of this name."""
-    filesystem, root = _here()
+    filesystem, root = _here(None)
     return bool(filesystem.exists(f"{root}/{name}"))

@@ -11,6 +11,7 @@ import os
 import time
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 from carefolio.cloud import google
 from carefolio.cloud.settings import settings
@@ -64,7 +65,7 @@ def store(name: str, content: bytes) -> None:
         write(name, content)
         return
     try:
-        google.call(f"{_MANAGER}/projects/{project}/secrets?secretId={name}", {"replication": {"automatic": {}}})
+        google.call(f"{_MANAGER}/projects/{project}/secrets?secretId={name}", {"replication": _replication()})
     except urllib.error.HTTPError as error:
         if error.code != 409:
             raise
@@ -72,6 +73,15 @@ def store(name: str, content: bytes) -> None:
         f"{_MANAGER}/projects/{project}/secrets/{name}:addVersion",
         {"payload": {"data": base64.b64encode(content).decode()}},
     )
+
+
+def _replication() -> dict[str, Any]:
+    """In both regions, each copy locked with the key of its region."""
+    replicas = [
+        {"location": region, "customerManagedEncryption": {"kmsKeyName": key}}
+        for region, key in settings().secret_replicas
+    ]
+    return {"userManaged": {"replicas": replicas}}
 
 
 def fetch(name: str) -> bytes:

@@ -46,6 +46,10 @@ class Settings:
     pds_client_id: str
     clamd_address: str
     hl7_policy: str
+    copies_url: str
+    offsite_url: str
+    backed_up: str
+    secret_replicas: tuple[tuple[str, str], ...]
 
     @property
     def production(self) -> bool:
@@ -100,7 +104,21 @@ def settings() -> Settings:
         clamd_address=env.get("CLAMD_ADDRESS", ""),
         # The load balancer's policy for the hospitals' door.
         hl7_policy=env.get("HL7_POLICY", ""),
+        # Where a copy of each message lies before it is acknowledged: in another region. Empty: on one machine.
+        copies_url=env.get("COPIES_URL", "").rstrip("/"),
+        # Where exports of the database and what recovery has proved are kept; and the Cloud SQL instance exported.
+        offsite_url=env.get("OFFSITE_URL", "").rstrip("/"),
+        backed_up=env.get("BACKED_UP", ""),
+        # By region the key that locks secrets there, for those that are made at run time.
+        secret_replicas=_pairs("SECRET_REPLICAS"),
     )
+
+
+def _pairs(name: str) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(part.partition("=") for part in os.environ.get(name, "").split())
+    if any(not middle for _, middle, _ in pairs):
+        raise ValueError(f"{name} is REGION=KEY ...")
+    return tuple((left, right) for left, _, right in pairs)
 
 
 def _number(name: str, default: int) -> int:

@@ -49,6 +49,8 @@ class Event(Enum):
     PUSH_REFUSED = ("WARNING", "reason")
     DELIVERY_FAILED = ("WARNING", "topic", "status", "attempt")
     DEAD_LETTER = ("ERROR", "topic", "attempt")
+    RECOVERY_LOOKED = ("INFO", "promises")
+    RECOVERY_ALERT = ("ERROR", "promise", "detail")
 
 
 _output: BinaryIO | None = None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
 from carefolio.cloud import outbox
 from carefolio.cloud.database import Pool
-from carefolio.commands.terminal import Json, UsageError, actor, read_uuid, run, show
+from carefolio.cloud.settings import settings
+from carefolio.commands.terminal import Json, UsageError, actor, enter, read_uuid, run, show
+from carefolio.recovery import copies
 
 message_app = typer.Typer(no_args_is_help=True, help="The messages that came in.")
 
@@ -148,6 +151,52 @@ def message_replay(
         )
         return
     _print_replay(made)
+
+
+Since = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Copies from then on; else from the newest message here on."),
+]
+CopiesAt = Annotated[str, typer.Option("--from", help="Where the copies are; else COPIES_URL.")]
+
+
+@message_app.command("missing")
+def message_missing(
+    since: Since = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Copies until then; else all.")
+    ] = None,
+    copies_at: CopiesAt = "",
+    as_json: Json = False,
+) -> None:
+    """How many messages were acknowledged, as their copies show, and are not here; exit status 1 where any is."""
+    made = _from_copies(since, until, copies_at, apply=False)
+    show({"copies": made.copies, "there": made.there, "missing": made.put_back, "refused": list(made.refused)}, as_json)
+    raise typer.Exit(1 if made.put_back or made.refused else 0)
+
+
+@message_app.command("put-back")
+def message_put_back(since: Since = None, copies_at: CopiesAt = "", as_json: Json = False) -> None:
+    """After a recovery: take in what was acknowledged and is not here any more, from the copies in the other region."""
+    made = _from_copies(since, None, copies_at, apply=True)
+    show(asdict(made), as_json)
+    if made.refused:
+        raise typer.Exit(1)
+
+
+def _from_copies(since: datetime | None, until: datetime | None, copies_at: str, *, apply: bool) -> copies.PutBack:
+    async def work(pool: Pool) -> copies.PutBack:
+        begin = since or await pool.fetchval("SELECT max(received_at) FROM message") or datetime(2026, 1, 1, tzinfo=UTC)
+        # Clocks of instances differ, and what was received first may have been committed last.
+        begin -= timedelta(minutes=10)
+        made = await copies.put_back(pool, copies_at or settings().copies_url, begin, until, apply=apply)
+        await _publish()
+        return made
+
+    enter()
+    if not (copies_at or settings().copies_url):
+        raise UsageError("no copies are kept here: name where they are with --from")
+    return run(work)
 
 
 def _print_replay(made: dict[str, Any]) -> None:

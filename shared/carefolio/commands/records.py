@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -92,6 +93,35 @@ def record_purge(
 
     made = run(work)
     show({"purge": made.id, "messages": len(messages), "items": len(items), "versions": made.versions}, as_json)
+
+
+@record_app.command("restore")
+def record_restore(
+    patient: str,
+    at: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="As it was then: 2026-11-27T09:30:00Z.")
+    ],
+    apply: Annotated[bool, typer.Option("--apply/--dry-run", help="Make the change, or only count it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make one record what it was at a moment, as new versions; no other record is touched."""
+    from carefolio.record import restoring
+
+    async def work(pool: Pool) -> restoring.Restored:
+        try:
+            return await restoring.restore(pool, actor(), read_uuid(patient, "a patient"), at, apply=apply)
+        except restoring.RestoreError as error:
+            raise UsageError(str(error)) from None
+
+    made = run(work)
+    told = {"changed": dict(made.changed), "brought_back": dict(made.brought_back), "taken_away": dict(made.taken_away)}
+    if as_json:
+        show({"patient": patient, "at": at.isoformat(), "applied": apply} | told, True)
+        return
+    for name, counted in told.items():
+        shown = ", ".join(f"{count} {kind}" for kind, count in sorted(counted.items())) or "nothing"
+        typer.echo(f"{name.replace('_', ' ')}: {shown}")
+    typer.echo("done" if apply else "nothing is changed yet: --apply makes it so")
 
 
 @record_app.command("join")

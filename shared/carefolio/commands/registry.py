@@ -132,6 +132,25 @@ def sender_set(
     show({"name": name, "version": stored.version} | asdict(stored.settings), as_json)
 
 
+@sender_app.command("allow")
+def sender_allow(
+    name: str,
+    networks: Annotated[
+        list[str] | None, typer.Argument(metavar="CIDR...", help="All that it may post from; none: from nowhere.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """From where a sender may post, in place of what was allowed before; within a minute, at the edge within five."""
+    allowed = run(lambda pool: registry.set_networks(pool, name, networks or []))
+    show({"name": name, "networks": [str(each) for each in allowed]}, as_json)
+
+
+@sender_app.command("renew")
+def sender_renew(name: str, as_json: Json = False) -> None:
+    """A new password for a sender, shown once; the old one opens nothing after a minute."""
+    show(asdict(run(lambda pool: registry.renew_password(pool, name))), as_json)
+
+
 @client_app.command("add")
 def client_add(
     name: str,

@@ -141,10 +141,20 @@ async def add(pool: Pool, wanted: Wanted) -> Agreement:
         raise AgreementError(f"{wanted.name} is an agreement with another GUID")
     made = _agreement(row)
     if made.host:
-        await asyncio.to_thread(
-            schedule.keep, made.job, made.schedule, "emis_fetch", "/emis_fetch", {"agreement": made.name}
-        )
+        await asyncio.to_thread(_keep_job, made)
     return made
+
+
+def _keep_job(agreement: Agreement) -> None:
+    schedule.keep(agreement.job, agreement.schedule, "emis_fetch", "/emis_fetch", {"agreement": agreement.name})
+
+
+async def remake_jobs(pool: Pool) -> int:
+    """The clock's job of every living agreement, in the region of this process: after a switch the other's are gone."""
+    living = [each for each in await all_of_them(pool) if each.host and each.ended_at is None]
+    for agreement in living:
+        await asyncio.to_thread(_keep_job, agreement)
+    return len(living)
 
 
 def _check(wanted: Wanted) -> list[str]:

@@ -16,6 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from carefolio.cloud.database import Connection, Pool
+from carefolio.cloud.settings import Network
 from carefolio.identity import passwords, scopes, sealed
 from carefolio.identity.outside import OutsideError, check_url
 
@@ -93,10 +94,7 @@ async def add_sender(
         raise RegistryError("a sender needs at least one network to come from")
     if team and permitted is not None:
         raise RegistryError("a partner sends for organisations, not for a team")
-    try:
-        networks = [ipaddress.ip_network(text) for text in allow]
-    except ValueError as error:
-        raise RegistryError(f"not a network: {error}") from None
+    networks = _networks(allow)
     name = _name(name)
     username = f"{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-') or 'sender'}-{secrets.token_hex(3)}"
     password = passwords.new_secret()
@@ -129,6 +127,52 @@ async def add_sender(
                 await organisation_id(connection, ods_code),
             )
     return NewSender(username, password, organisation, name)
+
+
+def _networks(texts: Sequence[str]) -> list[Network]:
+    try:
+        return [ipaddress.ip_network(text) for text in texts]
+    except ValueError as error:
+        raise RegistryError(f"not a network: {error}") from None
+
+
+async def renew_password(pool: Pool, name: str, organisation: uuid.UUID | None = None) -> NewSender:
+    """A new password for a sender (of one organisation); the old one opens nothing after a minute.
+
+    Raises RegistryError.
+    """
+    password = passwords.new_secret()
+    row = await pool.fetchrow(
+        """
+        UPDATE sender SET password_hash = $3 FROM organisation
+        WHERE organisation.id = organisation_id AND sender.name = $1 AND ($2::uuid IS NULL OR organisation_id = $2)
+        RETURNING username, ods_code
+        """,
+        name,
+        organisation,
+        passwords.hash_secret(password),
+    )
+    if row is None:
+        raise RegistryError(f"there is no sender {name}")
+    return NewSender(row["username"], password, row["ods_code"], name)
+
+
+async def set_networks(
+    pool: Pool, name: str, allow: Sequence[str], organisation: uuid.UUID | None = None
+) -> list[Network]:
+    """From where a sender may post, from a minute on; from nowhere where none is given. Raises RegistryError."""
+    networks = _networks(allow)
+    changed = await pool.fetchval(
+        """
+        UPDATE sender SET networks = $3 WHERE name = $1 AND ($2::uuid IS NULL OR organisation_id = $2) RETURNING id
+        """,
+        name,
+        organisation,
+        networks,
+    )
+    if changed is None:
+        raise RegistryError(f"there is no sender {name}")
+    return networks
 
 
 async def add_client(

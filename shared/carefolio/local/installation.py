@@ -12,6 +12,7 @@ from carefolio.cloud import secrets
 from carefolio.cloud.settings import settings
 from carefolio.identity import sealed, tokens
 from carefolio.local import stand_in
+from carefolio.local.archive import Archive
 from carefolio.local.postgres import Postgres
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -44,6 +45,12 @@ class Installation:
         return self.postgres.socket_folder / "internal"
 
     @property
+    def archive(self) -> Archive | None:
+        """Where the way back is kept (ARCHIVE_DIR), on another disk than the home; None where none is."""
+        folder = os.environ.get("ARCHIVE_DIR")
+        return Archive(Path(folder).expanduser().resolve()) if folder else None
+
+    @property
     def practice_is_there(self) -> bool:
         """Whether the demonstration has a general practice (it needs gpg)."""
         return (self.home / "practice" / "practice.json").exists()
@@ -60,7 +67,9 @@ class Installation:
 
     def environment(self) -> dict[str, str]:
         """The settings (carefolio.cloud.settings) of its processes."""
-        return {
+        # What was proved of recovery lies beside the backups.
+        proofs = {"OFFSITE_URL": str(self.archive.folder / "offsite")} if self.archive else {}
+        return proofs | {
             "DATABASE_URL": self.postgres.url,
             "ENVIRONMENT": "local",
             "PUBLIC_URL": self.url,

@@ -30,10 +30,13 @@ _TESTS = (
 
 @dataclass(slots=True)
 class Posted:
-    """What came of a run: seconds per answer, the control ids that were acknowledged, and answers by status."""
+    """What came of a run: seconds per answer, the control ids that were acknowledged and when (seconds since 1970), and
+    answers by status.
+    """
 
     seconds: list[float] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
+    when: dict[str, float] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     broken: int = 0
     took: float = 0.0
@@ -132,6 +135,7 @@ async def _connection(port: int, authorization: str, feed: Iterator[tuple[str, b
         posted.count(f"{status} {code}" if status == 200 else str(status))
         if code == "AA":
             posted.acknowledged.add(control_id)
+            posted.when[control_id] = time.time()
     if writer is not None:
         writer.close()
         with contextlib.suppress(OSError):

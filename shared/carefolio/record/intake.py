@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import orjson
@@ -22,6 +22,7 @@ from carefolio.identity.senders import Sender
 from carefolio.record import answers
 from carefolio.record.ids import uuid7
 from carefolio.record.sources import source_of
+from carefolio.recovery import copies
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,12 @@ class Answer:
 
 
 async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: datetime, *, production: bool) -> Answer:
-    """Store one message and answer it. When this returns AA, the message is committed; a query is answered at once.
+    """Store one message and answer it. When this returns AA, the message is committed, and copied to another region.
 
-    What the sender must change is answered AR, and kept for the sender's engineers to look at. Database errors pass.
+    A query is answered at once.
+
+    What the sender must change is answered AR, and kept for the sender's engineers to look at. Errors of the database
+    and of the copy pass: the sender sends again, and gets the acknowledgement of what was committed.
     """
     message_id = uuid7()
     message: Message | None = None
@@ -58,7 +62,20 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         await _store_refused(pool, sender, raw, remote, now, message_id, message, ack, str(error))
         return Answer(ack, "AR", message_id, _type(message))
     ack = acknowledge(message, "AA", now, message_id.hex[:20], enhanced=sender.settings.enhanced_acks)
-    digest = hashlib.sha256(raw).digest()
+    new = copies.Stored(
+        id=message_id,
+        sender_id=sender.id,
+        organisation_id=organisation,
+        team_id=sender.team_id,
+        control_id=message.control_id,
+        digest=hashlib.sha256(raw).digest(),
+        message_type=message.type,
+        received_at=now,
+        remote_address=remote,
+        raw=raw,
+        ack=ack,
+        ordering_key=ordering_key(message, organisation),
+    )
     stored = await pool.fetchval(
         """
         WITH stored AS (
@@ -73,34 +90,39 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         )
         SELECT id FROM stored
         """,
-        message_id,
-        sender.id,
-        organisation,
-        sender.team_id,
-        message.control_id,
-        digest,
-        message.type,
-        now,
+        new.id,
+        new.sender_id,
+        new.organisation_id,
+        new.team_id,
+        new.control_id,
+        new.digest,
+        new.message_type,
+        new.received_at,
         remote or None,
-        raw,
-        ack,
+        new.raw,
+        new.ack,
         MESSAGE_STORED,
-        ordering_key(message, organisation),
-        orjson.dumps({"message": str(message_id)}),
+        new.ordering_key,
+        orjson.dumps({"message": str(new.id)}),
         orjson.dumps({"traceparent": traceparent()}).decode(),
     )
     if stored is None:
         row = await pool.fetchrow(
             """
-            SELECT id, ack FROM message
+            SELECT id, ack, received_at FROM message
             WHERE sender_id = $1 AND control_id = $2 AND digest = $3 AND ack_code = 'AA'
             """,
             sender.id,
-            message.control_id,
-            digest,
+            new.control_id,
+            new.digest,
         )
-        return Answer(row["ack"], "AA", row["id"], message.type, duplicate=True)
+        first = replace(new, id=row["id"], ack=row["ack"], received_at=row["received_at"])
+        # Its first delivery may have died between the commit and the copy.
+        await copies.keep(first)
+        return Answer(first.ack, "AA", first.id, message.type, duplicate=True)
+    # What is committed is applied, whatever becomes of the copy.
     outbox.kick()
+    await copies.keep(new)
     return Answer(ack, "AA", message_id, message.type)
 
 

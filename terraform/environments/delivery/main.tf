@@ -16,6 +16,15 @@ module "delivery" {
   project    = "carefolio-delivery"
   region     = "europe-west2"
   repository = "projects/carefolio-delivery/locations/europe-west2/connections/code/repositories/carefolio"
+  rehearsal = {
+    project         = "carefolio-production"
+    region          = "europe-west2"
+    offsite_project = "carefolio-production-offsite"
+    offsite         = "carefolio-production-offsite-exports"
+    folder          = "100000000002"
+    billing         = "000000-000000-000000"
+    policy          = "100000000000"
+  }
   environments = {
     test       = { project = "carefolio-test", region = "europe-west2", standby = "europe-west1", next = "staging", approved = false }
     staging    = { project = "carefolio-staging", region = "europe-west2", standby = "europe-west1", next = "production", approved = false }

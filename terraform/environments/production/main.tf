@@ -35,6 +35,13 @@ module "platform" {
   rules_preview  = true
   hscn           = { host = "hl7.hscn.carefolio.example", range = "192.0.2.0/28", proxies = "10.30.8.0/23" }
   image          = var.image
+  files_location = "EUR5"
+  offsite        = { project = "carefolio-production-offsite", days = 30 }
+  delivery       = { project = "carefolio-delivery", number = "100000000001" }
+  perimeter      = { policy = "100000000000", visitors = ["serviceAccount:deployer-production@carefolio-delivery.iam.gserviceaccount.com", "group:operators@carefolio.example"] }
+  budget         = { account = "000000-000000-000000", monthly = 12000 }
+  scanner        = "europe-west2-docker.pkg.dev/carefolio-delivery/others/clamav/clamav:1.4"
+  trace_share    = 0.01
   database       = { tier = "db-perf-optimized-N-16", disk_gb = 500, max_connections = 2000, wal_days = 35 }
   secrets = {
     token-signing-keys = "1"

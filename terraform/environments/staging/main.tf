@@ -35,6 +35,13 @@ module "platform" {
   rules_preview  = true
   hscn           = null
   image          = var.image
+  files_location = "EUR5"
+  offsite        = { project = "carefolio-staging-offsite", days = 1 }
+  delivery       = { project = "carefolio-delivery", number = "100000000001" }
+  perimeter      = { policy = "100000000000", visitors = ["serviceAccount:deployer-staging@carefolio-delivery.iam.gserviceaccount.com", "group:operators@carefolio.example"] }
+  budget         = { account = "000000-000000-000000", monthly = 3000 }
+  scanner        = "europe-west2-docker.pkg.dev/carefolio-delivery/others/clamav/clamav:1.4"
+  trace_share    = 0.1
   database       = { tier = "db-perf-optimized-N-4", disk_gb = 100, max_connections = 1000, wal_days = 14 }
   secrets = {
     token-signing-keys = "1"

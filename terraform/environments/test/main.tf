@@ -35,6 +35,13 @@ module "platform" {
   rules_preview  = false
   hscn           = null
   image          = var.image
+  files_location = "EUR5"
+  offsite        = { project = "carefolio-test-offsite", days = 1 }
+  delivery       = { project = "carefolio-delivery", number = "100000000001" }
+  perimeter      = { policy = "100000000000", visitors = ["serviceAccount:deployer-test@carefolio-delivery.iam.gserviceaccount.com", "group:operators@carefolio.example"] }
+  budget         = { account = "000000-000000-000000", monthly = 1500 }
+  scanner        = "europe-west2-docker.pkg.dev/carefolio-delivery/others/clamav/clamav:1.4"
+  trace_share    = 1
   database       = { tier = "db-perf-optimized-N-2", disk_gb = 20, max_connections = 500, wal_days = 7 }
   secrets = {
     token-signing-keys = "1"

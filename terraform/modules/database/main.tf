@@ -71,6 +71,11 @@ variable "deletion_protection" {
   type        = bool
 }
 
+variable "offsite" {
+  description = "The bucket that the database is exported to each night."
+  type        = string
+}
+
 variable "accounts" {
   description = "E-mail addresses of the service accounts that sign in, by function."
   type        = map(string)
@@ -185,6 +190,19 @@ resource "google_sql_user" "function" {
   type     = "CLOUD_IAM_SERVICE_ACCOUNT"
   # Migrations own the tables, and give the functions' users what they need (carefolio.cloud.migrations.allow).
   database_roles = each.key == "migrate" ? ["cloudsqlsuperuser"] : null
+}
+
+# Exports are written by the instance itself, whichever of the two is written to.
+resource "google_storage_bucket_iam_member" "export" {
+  for_each = google_sql_database_instance.instance
+  bucket   = var.offsite
+  role     = "roles/storage.objectAdmin"
+  member   = "serviceAccount:${each.value.service_account_email_address}"
+}
+
+output "writing" {
+  description = "The instance that is written to."
+  value       = "${var.name}-${var.primary_region}"
 }
 
 output "connection" {

@@ -47,7 +47,7 @@ locals {
 }
 
 resource "google_project_service" "needed" {
-  for_each           = toset(["artifactregistry", "cloudbuild", "cloudscheduler", "containerscanning", "ondemandscanning", "pubsub"])
+  for_each           = toset(["artifactregistry", "binaryauthorization", "cloudbuild", "cloudscheduler", "containeranalysis", "containerscanning", "ondemandscanning", "pubsub"])
   project            = var.project
   service            = "${each.value}.googleapis.com"
   disable_on_destroy = false
@@ -79,14 +79,41 @@ resource "google_artifact_registry_repository" "images" {
   }
 }
 
+# What is not ours (the virus scanner), fetched once from where it is published and kept.
+resource "google_artifact_registry_repository" "others" {
+  #checkov:skip=CKV_GCP_84:published images, and no patient: Google's keys do
+  project       = var.project
+  location      = var.region
+  repository_id = "others"
+  format        = "DOCKER"
+  mode          = "REMOTE_REPOSITORY"
+  remote_repository_config {
+    description = "Published images"
+    docker_repository {
+      public_repository = "DOCKER_HUB"
+    }
+  }
+}
+
 # Cloud Run pulls in the name of its agent in the environment's project.
 resource "google_artifact_registry_repository_iam_member" "pulled" {
-  for_each   = var.environments
+  for_each = merge([for name in keys(var.environments) : {
+    for kept in ["images", "others"] : "${name} ${kept}" => { name = name, kept = kept }
+  }]...)
   project    = var.project
   location   = var.region
-  repository = google_artifact_registry_repository.images.name
+  repository = each.value.kept == "images" ? google_artifact_registry_repository.images.name : google_artifact_registry_repository.others.name
   role       = "roles/artifactregistry.reader"
-  member     = "serviceAccount:service-${data.google_project.environment[each.key].number}@serverless-robot-prod.iam.gserviceaccount.com"
+  member     = "serviceAccount:service-${data.google_project.environment[each.value.name].number}@serverless-robot-prod.iam.gserviceaccount.com"
+}
+
+# Each environment asks the attestor that Cloud Build signs with (built-by-cloud-build, which Google makes with the first
+# build) whether an image is one of its own.
+resource "google_project_iam_member" "asked" {
+  for_each = var.environments
+  project  = var.project
+  role     = "roles/binaryauthorization.attestorsVerifier"
+  member   = "serviceAccount:service-${data.google_project.environment[each.key].number}@gcp-sa-binaryauthorization.iam.gserviceaccount.com"
 }
 
 resource "google_service_account" "builder" {
@@ -96,7 +123,7 @@ resource "google_service_account" "builder" {
 }
 
 resource "google_project_iam_member" "builder" {
-  for_each = toset(["roles/artifactregistry.writer", "roles/logging.logWriter", "roles/ondemandscanning.admin"])
+  for_each = toset(["roles/artifactregistry.writer", "roles/containeranalysis.notes.editor", "roles/containeranalysis.occurrences.editor", "roles/logging.logWriter", "roles/ondemandscanning.admin", "roles/storage.objectUser"])
   project  = var.project
   role     = each.value
   member   = google_service_account.builder.member

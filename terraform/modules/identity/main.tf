@@ -28,7 +28,7 @@ variable "keys" {
 }
 
 variable "functions" {
-  description = "By function the secrets that it reads, and whether it has files, publishes, keeps agreements' jobs and keys, or reads those."
+  description = "By function (and command, which is what an operator types) the secrets that it reads, and whether it has files, publishes, reads agreements' keys, keeps their jobs, or keeps both."
   type = map(object({
     secrets    = list(string)
     files      = bool
@@ -36,13 +36,23 @@ variable "functions" {
     agreements = string
   }))
   validation {
-    condition     = alltrue([for each in values(var.functions) : contains(["none", "read", "keep"], each.agreements)])
-    error_message = "agreements is none, read or keep."
+    condition     = alltrue([for each in values(var.functions) : contains(["none", "read", "jobs", "keep"], each.agreements)])
+    error_message = "agreements is none, read, jobs or keep."
   }
 }
 
 variable "bucket" {
   description = "Where the functions' files are."
+  type        = string
+}
+
+variable "copies" {
+  description = "The buckets of the copies of what hospitals send."
+  type        = list(string)
+}
+
+variable "offsite" {
+  description = "The bucket of the nightly exports, in a project of its own."
   type        = string
 }
 
@@ -58,10 +68,15 @@ data "google_project" "here" {
 locals {
   callers = merge(var.functions, { caller = null, migrate = null })
   # The database, and spans of what was done.
-  everyone  = ["roles/cloudsql.client", "roles/cloudsql.instanceUser", "roles/cloudtrace.agent"]
-  rights    = merge([for name in setunion(keys(var.functions), ["migrate"]) : { for role in local.everyone : "${name} ${role}" => { name = name, role = role } }]...)
-  secrets   = toset(flatten([for each in values(var.functions) : each.secrets]))
-  readers   = merge([for name, each in var.functions : { for secret in each.secrets : "${name} ${secret}" => { name = name, secret = secret } }]...)
+  everyone = ["roles/cloudsql.client", "roles/cloudsql.instanceUser", "roles/telemetry.tracesWriter"]
+  rights   = merge([for name in setunion(keys(var.functions), ["migrate"]) : { for role in local.everyone : "${name} ${role}" => { name = name, role = role } }]...)
+  secrets  = toset(flatten([for each in values(var.functions) : each.secrets]))
+  readers  = merge([for name, each in var.functions : { for secret in each.secrets : "${name} ${secret}" => { name = name, secret = secret } }]...)
+  # The hospitals' door writes copies and never changes one; operations and operators read them, to put back what was lost.
+  copying = merge([for bucket in var.copies : {
+    for name, role in { hl7 = "roles/storage.objectCreator", operations = "roles/storage.objectViewer", command = "roles/storage.objectViewer" } :
+    "${name} ${bucket}" => { name = name, role = role, bucket = bucket }
+  }]...)
   publishes = merge([for name, each in var.functions : each.publishes ? { for topic, id in var.topics : "${name} ${topic}" => { name = name, topic = id } } : {}]...)
   of_agreements = {
     title      = "keys of sharing agreements"
@@ -73,7 +88,7 @@ resource "google_service_account" "account" {
   for_each     = local.callers
   project      = var.project
   account_id   = "${var.name}-${replace(each.key, "_", "-")}"
-  display_name = each.key == "caller" ? "Pub/Sub's and the clock's calls" : "Function ${each.key}"
+  display_name = lookup({ caller = "Pub/Sub's and the clock's calls", command = "What operators type" }, each.key, "Function ${each.key}")
 }
 
 resource "google_project_iam_member" "everyone" {
@@ -126,9 +141,37 @@ resource "google_storage_bucket_iam_member" "files" {
   member   = google_service_account.account[each.key].member
 }
 
+resource "google_storage_bucket_iam_member" "copies" {
+  for_each = local.copying
+  bucket   = each.value.bucket
+  role     = each.value.role
+  member   = google_service_account.account[each.value.name].member
+}
+
+# Operations have the database exported there, look whether it was, and file reports; nobody may take away.
+resource "google_storage_bucket_iam_member" "offsite" {
+  for_each = toset(["roles/storage.objectCreator", "roles/storage.objectViewer"])
+  bucket   = var.offsite
+  role     = each.value
+  member   = google_service_account.account["operations"].member
+}
+
+resource "google_project_iam_custom_role" "export" {
+  project     = var.project
+  role_id     = "exportDatabase"
+  title       = "Export the database, and see its backups"
+  permissions = ["cloudsql.instances.export", "cloudsql.instances.get", "cloudsql.backupRuns.list"]
+}
+
+resource "google_project_iam_member" "export" {
+  project = var.project
+  role    = google_project_iam_custom_role.export.id
+  member  = google_service_account.account["operations"].member
+}
+
 # An agreement's keys and its job come and go at run time.
 resource "google_project_iam_member" "agreements" {
-  for_each = { for name, each in var.functions : name => each if each.agreements != "none" }
+  for_each = { for name, each in var.functions : name => each if contains(["read", "keep"], each.agreements) }
   project  = var.project
   role     = each.value.agreements == "keep" ? "roles/secretmanager.admin" : "roles/secretmanager.secretAccessor"
   member   = google_service_account.account[each.key].member
@@ -168,14 +211,14 @@ resource "google_project_iam_member" "admit_senders" {
 }
 
 resource "google_project_iam_member" "jobs" {
-  for_each = { for name, each in var.functions : name => each if each.agreements == "keep" }
+  for_each = { for name, each in var.functions : name => each if contains(["jobs", "keep"], each.agreements) }
   project  = var.project
   role     = "roles/cloudscheduler.admin"
   member   = google_service_account.account[each.key].member
 }
 
 resource "google_service_account_iam_member" "jobs" {
-  for_each           = { for name, each in var.functions : name => each if each.agreements == "keep" }
+  for_each           = { for name, each in var.functions : name => each if contains(["jobs", "keep"], each.agreements) }
   service_account_id = google_service_account.account["caller"].name
   role               = "roles/iam.serviceAccountUser"
   member             = google_service_account.account[each.key].member

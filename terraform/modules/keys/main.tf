@@ -1,5 +1,5 @@
-# Customer-managed keys: a ring in each region with a key for each kind of data, and one for messages in the multi-region, since
-# topics outlive a region. Losing a key loses what it locked.
+# Customer-managed keys: a ring in each region with a key for each kind of data, one for messages in the multi-region, since
+# topics outlive a region, and one for files where they are. Losing a key loses what it locked.
 
 terraform {
   required_version = ">= 1.9"
@@ -23,6 +23,11 @@ variable "regions" {
   type        = map(string)
 }
 
+variable "files_location" {
+  description = "Where the files are: a pair of regions, such as EUR5."
+  type        = string
+}
+
 data "google_project" "here" {
   project_id = var.project
 }
@@ -35,8 +40,8 @@ locals {
     messages = "gcp-sa-pubsub"
     secrets  = "gcp-sa-secretmanager"
   }
-  rings = merge(var.regions, { both = "europe" })
-  keys = merge({ both-messages = { role = "both", kind = "messages" } }, [
+  rings = merge(var.regions, { both = "europe", pair = lower(var.files_location) })
+  keys = merge({ both-messages = { role = "both", kind = "messages" }, pair-files = { role = "pair", kind = "files" } }, [
     for role in keys(var.regions) : { for kind in ["database", "files", "secrets"] : "${role}-${kind}" => { role = role, kind = kind } }
   ]...)
 }

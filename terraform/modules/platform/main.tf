@@ -7,100 +7,6 @@ terraform {
   }
 }
 
-variable "project" {
-  description = "The project of the environment; nothing else is in it."
-  type        = string
-}
-
-variable "environment" {
-  description = "test, staging or production: what the functions say they are."
-  type        = string
-  validation {
-    condition     = contains(["test", "staging", "production"], var.environment)
-    error_message = "test, staging or production."
-  }
-}
-
-variable "regions" {
-  description = "The region that serves, and the one that stands by."
-  type        = object({ primary = string, second = string })
-}
-
-variable "primary_region" {
-  description = "primary, or second after a switch-over: where requests go and which database is written to."
-  type        = string
-}
-
-variable "ranges" {
-  description = "The ranges of addresses: of the functions in both regions, and of the database's network."
-  type        = object({ primary = string, second = string, services = string })
-}
-
-variable "hosts" {
-  description = "The names of the web, of the APIs and of the door for hospitals."
-  type        = object({ web = string, api = string, hl7 = string })
-}
-
-variable "oldest_hl7_tls" {
-  description = "The oldest TLS that hospitals may speak."
-  type        = string
-}
-
-variable "rules_preview" {
-  description = "Whether the OWASP rules only count."
-  type        = bool
-}
-
-variable "hscn" {
-  description = "The hospitals' door on HSCN (module edge); null for none."
-  type        = object({ host = string, range = string, proxies = string })
-}
-
-variable "image" {
-  description = "The image that a service is made with; from then on the pipeline changes it."
-  type        = string
-}
-
-variable "functions" {
-  description = "By function how many instances, requests at once and connections of each."
-  type = map(object({
-    min_instances = number
-    max_instances = number
-    concurrency   = number
-    pool_size     = number
-  }))
-}
-
-variable "database" {
-  description = "The machine, its disk at first, its connections, and for how many days a moment can be restored."
-  type        = object({ tier = string, disk_gb = number, max_connections = number, wal_days = number })
-}
-
-variable "secrets" {
-  description = "By secret the version that is mounted (by number: going back takes the secret back too)."
-  type        = map(string)
-}
-
-variable "settings" {
-  description = "Further settings of the functions (carefolio.cloud.settings), such as SMTP_URL and PDS_URL."
-  type        = map(string)
-}
-
-variable "mail" {
-  description = "Who is woken: an e-mail address."
-  type        = string
-}
-
-variable "audit_days" {
-  description = "How long it is kept who did what to the platform."
-  type        = number
-}
-
-variable "protected" {
-  description = "Whether what holds data cannot be destroyed; off where re-provisioning is rehearsed."
-  type        = bool
-}
-
 locals {
   name    = "carefolio"
   regions = { primary = var.regions.primary, second = var.regions.second }
@@ -115,8 +21,10 @@ locals {
     notify     = { secrets = ["identity-key", "smtp-password"], files = false, publishes = true, agreements = "none" }
     emis_fetch = { secrets = [], files = true, publishes = true, agreements = "read" }
     emis_load  = { secrets = ["ordering-key"], files = true, publishes = true, agreements = "read" }
-    operations = { secrets = [], files = true, publishes = true, agreements = "none" }
+    operations = { secrets = [], files = true, publishes = true, agreements = "jobs" }
   }
+  # What an operator types runs as this (docs/runbooks), and can do what the functions can.
+  command = { secrets = ["token-signing-keys", "identity-key", "ordering-key"], files = true, publishes = true, agreements = "keep" }
   # EMIS allows fixed addresses alone; extracts take memory and time.
   shapes = {
     emis_fetch = { everywhere = true, memory = "2Gi", timeout = "1800s" }
@@ -124,7 +32,9 @@ locals {
     operations = { everywhere = false, memory = "1Gi", timeout = "1800s" }
     ingest     = { everywhere = false, memory = "1Gi", timeout = "600s" }
   }
-  functions = { for name, each in var.functions : name => merge(each, { secrets = local.needs[name].secrets }, lookup(local.shapes, name, {})) }
+  # Who takes files from people and apps has the scanner beside it.
+  scanned   = ["api", "portal"]
+  functions = { for name, each in var.functions : name => merge(each, { secrets = local.needs[name].secrets, scanned = contains(local.scanned, name) }, lookup(local.shapes, name, {})) }
   audience  = "https://internal.${var.hosts.api}"
   environment = merge({
     ENVIRONMENT          = var.environment
@@ -139,6 +49,12 @@ locals {
     PUSH_AUDIENCE        = local.audience
     CLOUD_SQL_INSTANCE   = module.database.connection
     HL7_POLICY           = module.edge.hl7_policy
+    OFFSITE_URL          = "gs://${module.storage.offsite}"
+    BACKED_UP            = module.database.writing
+    SECRET_REPLICAS      = join(" ", [for role, region in local.regions : "${region}=${module.keys.keys["${role}-secrets"]}"])
+    TRACE_SHARE          = tostring(var.trace_share)
+    # Google's own endpoint for spans in OTLP.
+    OTEL_EXPORTER_OTLP_ENDPOINT = "https://telemetry.googleapis.com"
   }, var.settings)
 }
 
@@ -148,8 +64,8 @@ data "google_project" "here" {
 
 resource "google_project_service" "needed" {
   for_each = toset([
-    "artifactregistry", "certificatemanager", "cloudkms", "cloudresourcemanager", "iam", "cloudscheduler", "cloudtrace", "compute", "logging", "monitoring", "pubsub", "run",
-    "secretmanager", "servicenetworking", "sqladmin", "storage",
+    "accesscontextmanager", "artifactregistry", "billingbudgets", "binaryauthorization", "certificatemanager", "cloudkms", "cloudresourcemanager", "cloudscheduler", "cloudtrace", "compute",
+    "dns", "iam", "logging", "monitoring", "pubsub", "run", "secretmanager", "servicenetworking", "sqladmin", "storage", "telemetry",
   ])
   project            = var.project
   service            = "${each.value}.googleapis.com"
@@ -163,10 +79,11 @@ module "sizing" {
 }
 
 module "keys" {
-  source  = "../keys"
-  project = var.project
-  name    = local.name
-  regions = local.regions
+  source         = "../keys"
+  project        = var.project
+  name           = local.name
+  regions        = local.regions
+  files_location = var.files_location
 }
 
 module "network" {
@@ -176,15 +93,24 @@ module "network" {
   regions        = local.regions
   ranges         = { primary = var.ranges.primary, second = var.ranges.second }
   services_range = var.ranges.services
+  perimeter = var.perimeter == null ? null : {
+    policy   = var.perimeter.policy
+    visitors = var.perimeter.visitors
+    projects = [data.google_project.here.number, module.storage.offsite_number]
+    delivery = var.delivery.number
+  }
 }
 
 module "storage" {
-  source   = "../storage"
-  project  = var.project
-  name     = local.name
-  region   = local.regions.primary
-  key      = module.keys.keys["primary-files"]
-  deletion = !var.protected
+  source          = "../storage"
+  project         = var.project
+  name            = local.name
+  regions         = local.regions
+  location        = var.files_location
+  keys            = module.keys.keys
+  offsite_project = var.offsite.project
+  offsite_days    = var.offsite.days
+  deletion        = !var.protected
 }
 
 module "identity" {
@@ -193,8 +119,12 @@ module "identity" {
   name      = local.name
   regions   = local.regions
   keys      = module.keys.keys
-  functions = local.needs
+  functions = merge(local.needs, { command = local.command })
   bucket    = module.storage.bucket
+  copies    = values(module.storage.copies)
+  offsite   = module.storage.offsite
+  attestor  = "projects/${var.delivery.project}/attestors/built-by-cloud-build"
+  scanner   = var.scanner
   topics    = module.messaging.topics
 }
 
@@ -211,6 +141,7 @@ module "database" {
   max_connections     = var.database.max_connections
   wal_days            = var.database.wal_days
   deletion_protection = var.protected
+  offsite             = module.storage.offsite
   accounts            = { for name, email in module.identity.accounts : name => email if name != "caller" }
 }
 
@@ -225,10 +156,14 @@ module "services" {
   accounts  = module.identity.accounts
   subnet    = module.network.subnets[each.key]
   environment = merge(local.environment, {
-    REGION       = each.value
+    REGION = each.value
+    # Where the other region is, so that losing this one loses no message.
+    COPIES_URL   = "gs://${module.storage.copies[each.key]}"
     FUNCTION_URL = "https://${local.name}-{function}-${data.google_project.here.number}.${each.value}.run.app"
   })
   secrets             = var.secrets
+  command             = local.command.secrets
+  scanner             = var.scanner
   caller              = module.identity.accounts["caller"]
   audience            = local.audience
   deletion_protection = var.protected
@@ -266,6 +201,8 @@ module "watch" {
   backends      = module.edge.backends
   subscriptions = module.messaging.subscriptions
   region        = local.regions.primary
+  functions     = { for name, each in module.services["primary"].names : name => each }
+  budget        = var.budget
   audit_days    = var.audit_days
   protected     = var.protected
   mail          = var.mail

@@ -39,6 +39,7 @@ variable "functions" {
     timeout       = optional(string, "60s")
     everywhere    = optional(bool, false)
     secrets       = optional(list(string), [])
+    scanned       = optional(bool, false)
   }))
 }
 
@@ -62,6 +63,16 @@ variable "secrets" {
   type        = map(string)
 }
 
+variable "command" {
+  description = "The secrets of what an operator types."
+  type        = list(string)
+}
+
+variable "scanner" {
+  description = "The image of the virus scanner, beside the functions that take files."
+  type        = string
+}
+
 variable "caller" {
   description = "Who may call those without a public path: Pub/Sub and the clock."
   type        = string
@@ -78,6 +89,8 @@ variable "deletion_protection" {
 }
 
 locals {
+  # The port of clamd.
+  scans  = 3310
   public = jsondecode(file("${path.module}/../../../functions/url_map.json"))
 }
 
@@ -88,7 +101,10 @@ resource "google_cloud_run_v2_service" "function" {
   location            = var.region
   ingress             = contains(keys(local.public), each.key) ? "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER" : "INGRESS_TRAFFIC_INTERNAL_ONLY"
   deletion_protection = var.deletion_protection
-  custom_audiences    = contains(keys(local.public), each.key) ? null : [var.audience]
+  binary_authorization {
+    use_default = true
+  }
+  custom_audiences = contains(keys(local.public), each.key) ? null : [var.audience]
   template {
     service_account                  = var.accounts[each.key]
     timeout                          = each.value.timeout
@@ -113,7 +129,7 @@ resource "google_cloud_run_v2_service" "function" {
           FUNCTION_TARGET = each.key
           POOL_SIZE       = tostring(each.value.pool_size)
           DATABASE_USER   = trimsuffix(var.accounts[each.key], ".gserviceaccount.com")
-        })
+        }, each.value.scanned ? { CLAMD_ADDRESS = "127.0.0.1:${local.scans}" } : {})
         content {
           name  = env.key
           value = env.value
@@ -149,6 +165,26 @@ resource "google_cloud_run_v2_service" "function" {
         }
       }
     }
+    # It brings its definitions up to date by itself, and takes a minute to read them: the function waits for nobody.
+    dynamic "containers" {
+      for_each = each.value.scanned ? [var.scanner] : []
+      content {
+        name  = "scanner"
+        image = containers.value
+        resources {
+          limits   = { cpu = "1", memory = "4Gi" }
+          cpu_idle = each.value.min_instances == 0
+        }
+        startup_probe {
+          initial_delay_seconds = 10
+          period_seconds        = 10
+          failure_threshold     = 23
+          tcp_socket {
+            port = local.scans
+          }
+        }
+      }
+    }
     dynamic "volumes" {
       for_each = each.value.secrets
       content {
@@ -166,41 +202,6 @@ resource "google_cloud_run_v2_service" "function" {
   lifecycle {
     # The pipeline owns what runs and how traffic is split.
     ignore_changes = [traffic, template[0].containers[0].image, client, client_version]
-  }
-}
-
-# Brings the schema to the newest before a release (the pipeline runs it): with the rights of none of the functions.
-resource "google_cloud_run_v2_job" "migrate" {
-  project             = var.project
-  name                = "${var.name}-migrate"
-  location            = var.region
-  deletion_protection = var.deletion_protection
-  template {
-    template {
-      service_account = var.accounts["migrate"]
-      timeout         = "3600s"
-      max_retries     = 0
-      vpc_access {
-        egress = "PRIVATE_RANGES_ONLY"
-        network_interfaces {
-          subnetwork = var.subnet
-        }
-      }
-      containers {
-        image   = var.image
-        command = ["python", "-m", "carefolio.cli", "migrate"]
-        dynamic "env" {
-          for_each = merge(var.environment, { DATABASE_USER = trimsuffix(var.accounts["migrate"], ".gserviceaccount.com") })
-          content {
-            name  = env.key
-            value = env.value
-          }
-        }
-      }
-    }
-  }
-  lifecycle {
-    ignore_changes = [template[0].template[0].containers[0].image, client, client_version]
   }
 }
 

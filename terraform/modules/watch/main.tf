@@ -1,5 +1,5 @@
 # Whether the promise of 99.9% is kept, and who is woken when it is not: a check of every door from outside, an objective for
-# each with alerts on how fast its budget burns, alerts on what loses data, one dashboard.
+# each with alerts on how fast its budget burns, and alerts on what loses data.
 
 terraform {
   required_version = ">= 1.9"
@@ -61,6 +61,9 @@ locals {
     "A message has been given up" = {
       filter = "metric.type=\"pubsub.googleapis.com/subscription/dead_letter_message_count\" resource.type=\"pubsub_subscription\"", above = 0, for = "0s", reducer = "ALIGN_SUM"
     }
+    "The database's log cannot be kept: a moment could not be restored" = {
+      filter = "metric.type=\"cloudsql.googleapis.com/database/replication/log_archive_failure_count\" resource.type=\"cloudsql_database\"", above = 0, for = "300s", reducer = "ALIGN_DELTA"
+    }
     "A hospital speaks a TLS below 1.2" = {
       filter = "metric.type=\"logging.googleapis.com/user/${google_logging_metric.old_tls.name}\" resource.type=\"l7_lb_rule\"", above = 0, for = "0s", every = "3600s", reducer = "ALIGN_SUM"
     }
@@ -114,7 +117,7 @@ resource "google_monitoring_alert_policy" "away" {
     }
   }
   documentation {
-    content = "docs/runbooks: what to look at first when a door does not answer."
+    content = "docs/runbooks/README.md: what to look at first when a door does not answer."
   }
 }
 
@@ -179,7 +182,7 @@ resource "google_monitoring_alert_policy" "burn" {
     }
   }
   documentation {
-    content = "docs/runbooks: a release of the last hour is taken back first (scripts/rollout back)."
+    content = "docs/runbooks/bad-release.md: a release of the last hour is taken back first."
   }
 }
 
@@ -203,30 +206,4 @@ resource "google_monitoring_alert_policy" "limit" {
       }
     }
   }
-}
-
-resource "google_monitoring_dashboard" "whole" {
-  project = var.project
-  dashboard_json = jsonencode({
-    displayName = "Carefolio"
-    mosaicLayout = {
-      columns = 12
-      tiles = [for index, tile in concat(
-        [for door, backend in var.backends : { title = "${door}: requests by class", filter = "metric.type=\"loadbalancing.googleapis.com/https/request_count\" resource.type=\"https_lb_rule\" resource.label.backend_target_name=\"${backend}\"", aligner = "ALIGN_RATE" }],
-        [for door, backend in var.backends : { title = "${door}: 99th percentile, ms", filter = "metric.type=\"loadbalancing.googleapis.com/https/total_latencies\" resource.type=\"https_lb_rule\" resource.label.backend_target_name=\"${backend}\"", aligner = "ALIGN_PERCENTILE_99" }],
-        [for title, limit in local.limits : { title = title, filter = limit.filter, aligner = limit.reducer }],
-        ) : {
-        width = 4, height = 3, xPos = (index % 3) * 4, yPos = floor(index / 3) * 3
-        widget = {
-          title = tile.title
-          xyChart = {
-            dataSets = [{
-              plotType        = "LINE"
-              timeSeriesQuery = { timeSeriesFilter = { filter = tile.filter, aggregation = { alignmentPeriod = "60s", perSeriesAligner = tile.aligner } } }
-            }]
-          }
-        }
-      }]
-    }
-  })
 }

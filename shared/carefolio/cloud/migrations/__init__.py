@@ -13,6 +13,8 @@ from carefolio.cloud.settings import settings
 HERE = Path(__file__).parent
 # What a function's user may do; Cloud SQL puts every user that comes by IAM into a role of its own name.
 _ROLE = "carefolio_function"
+# Who owns the tables: nobody who comes, since a database that is restored in another project has other users.
+_OWNER = "carefolio_owner"
 _BY_IAM = "cloudsqliamserviceaccount"
 _SUPERUSER = "cloudsqlsuperuser"
 
@@ -45,6 +47,25 @@ def migrate() -> str:
     if settings().cloud_sql_instance:
         asyncio.run(_allow())
     return newest()
+
+
+async def connect() -> database.Connection:
+    """A connection for migrations: in the cloud as the tables' owner."""
+    connection = await database.connect()
+    if settings().cloud_sql_instance:
+        await become_owner(connection)
+    return connection
+
+
+async def become_owner(connection: database.Connection) -> None:
+    """Be the tables' owner from now on, whoever the session's user is: as one that may make roles (Cloud SQL's own)."""
+    await connection.execute(f"SET ROLE {_SUPERUSER}")
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", _OWNER):
+        await connection.execute(f"CREATE ROLE {_OWNER} NOLOGIN")
+        await connection.execute(f"GRANT ALL ON SCHEMA public TO {_OWNER}")
+    user = await connection.fetchval("SELECT quote_ident(session_user)")
+    await connection.execute(f"GRANT {_OWNER} TO {user}")
+    await connection.execute(f"SET ROLE {_OWNER}")
 
 
 async def _allow() -> None:

@@ -8,7 +8,7 @@ from alembic import context
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from carefolio.cloud import database
+from carefolio.cloud import database, migrations
 
 
 def run(connection: Connection) -> None:
@@ -19,7 +19,7 @@ def run(connection: Connection) -> None:
 
 async def main() -> None:
     """Through the product's own connect function, so that Cloud SQL works as it does for functions."""
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=database.connect, poolclass=pool.NullPool)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=migrations.connect, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

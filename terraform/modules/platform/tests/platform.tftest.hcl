@@ -11,6 +11,13 @@ variables {
   rules_preview  = false
   hscn           = null
   image          = "image:first"
+  files_location = "EUR5"
+  offsite        = { project = "carefolio-trial-offsite", days = 1 }
+  delivery       = { project = "carefolio-delivery", number = "1" }
+  perimeter      = { policy = "1", visitors = ["group:operators@carefolio.example"] }
+  budget         = { account = "000000-000000-000000", monthly = 100 }
+  scanner        = "registry.example/clamav:1.4"
+  trace_share    = 1
   database       = { tier = "db-perf-optimized-N-2", disk_gb = 20, max_connections = 500, wal_days = 7 }
   secrets = {
     token-signing-keys = "1"

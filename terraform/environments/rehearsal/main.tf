@@ -1,0 +1,86 @@
+# Rehearsal: production's shape, made from nothing in a project that lives for hours (scripts/rehearsal.py), from a backup of
+# production's; its state lies where it runs, and ends with it.
+
+terraform {
+  required_version = ">= 1.9"
+  required_providers {
+    google = { source = "hashicorp/google", version = "~> 7.45" }
+  }
+}
+
+variable "project" {
+  description = "The project of this rehearsal."
+  type        = string
+  default     = "carefolio-rehearsal"
+}
+
+provider "google" {
+  project = var.project
+}
+
+variable "primary_region" {
+  description = "primary, or second after a switch-over (docs/runbooks)."
+  type        = string
+  default     = "primary"
+}
+
+variable "image" {
+  description = "The image that services are made with; from then on the pipeline changes it."
+  type        = string
+  default     = "europe-west2-docker.pkg.dev/carefolio-delivery/carefolio/carefolio:first"
+}
+
+module "platform" {
+  source         = "../../modules/platform"
+  project        = var.project
+  environment    = "test"
+  regions        = { primary = "europe-west2", second = "europe-west1" }
+  primary_region = var.primary_region
+  ranges         = { primary = "10.90.0.0/22", second = "10.90.4.0/22", services = "10.90.128.0/20" }
+  hosts          = { web = "www.rehearsal.carefolio.example", api = "api.rehearsal.carefolio.example", hl7 = "hl7.rehearsal.carefolio.example" }
+  oldest_hl7_tls = "TLS_1_2"
+  rules_preview  = false
+  hscn           = null
+  image          = var.image
+  files_location = "EUR5"
+  offsite        = { project = var.project, days = 1 }
+  delivery       = { project = "carefolio-delivery", number = "100000000001" }
+  perimeter      = null
+  budget         = { account = "000000-000000-000000", monthly = 500 }
+  scanner        = "europe-west2-docker.pkg.dev/carefolio-delivery/others/clamav/clamav:1.4"
+  trace_share    = 1
+  database       = { tier = "db-perf-optimized-N-2", disk_gb = 20, max_connections = 500, wal_days = 7 }
+  secrets = {
+    token-signing-keys = "1"
+    identity-key       = "1"
+    ordering-key       = "1"
+    pds-key            = "1"
+    smtp-password      = "1"
+  }
+  settings   = { MAIL_FROM = "Carefolio <no-reply@rehearsal.carefolio.example>", SMTP_URL = "smtps://carefolio@smtp.example:465" }
+  audit_days = 400
+  mail       = "on-call@rehearsal.carefolio.example"
+  protected  = false
+  functions = {
+    hl7        = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
+    login      = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
+    fhir       = { min_instances = 0, max_instances = 5, concurrency = 40, pool_size = 8 }
+    api        = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
+    portal     = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
+    ingest     = { min_instances = 0, max_instances = 4, concurrency = 8, pool_size = 8 }
+    notify     = { min_instances = 0, max_instances = 2, concurrency = 8, pool_size = 3 }
+    emis_fetch = { min_instances = 0, max_instances = 2, concurrency = 1, pool_size = 2 }
+    emis_load  = { min_instances = 0, max_instances = 3, concurrency = 1, pool_size = 4 }
+    operations = { min_instances = 0, max_instances = 2, concurrency = 4, pool_size = 2 }
+  }
+}
+
+output "addresses" {
+  description = "By host the address for its record in DNS."
+  value       = module.platform.addresses
+}
+
+output "out" {
+  description = "The addresses that requests of ours come from: EMIS allows both before they are needed."
+  value       = module.platform.out
+}
