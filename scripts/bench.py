@@ -460,6 +460,19 @@ def portal() -> None:
     settings.cache_clear()
 
 
+def capacity() -> None:
+    """What an operation costs, for the model of docs/capacity.md."""
+    import bench_capacity
+
+    with installation() as (port, environment, _):
+        carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
+        sender = carefolio(environment, "sender", "add", "load", "--organisation", "RLOAD", "--allow", "127.0.0.0/8")
+        client = carefolio(environment, "client", "add", "load", "--organisation", "RLOAD", "--scope", "system/*.cruds")
+        here = Installation(Path(environment["CAREFOLIO_HOME"]), port)
+        asyncio.run(bench_capacity.filled(here, 100_000))
+        bench_capacity.measure(row, here, sender, token_of(port, client), raw, FHIR)
+
+
 PARTS = {
     "doors": doors,
     "people": people,
@@ -469,11 +482,12 @@ PARTS = {
     "cold": cold,
     "fhir": fhir,
     "emis": extracts,
+    "capacity": capacity,
     "growth": grow,
 }
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or [name for name in PARTS if name != "growth"]
+    wanted = sys.argv[1:] or [name for name in PARTS if name not in ("growth", "capacity")]
     if unknown := [name for name in wanted if name not in PARTS]:
         raise SystemExit(f"unknown part: {unknown[0]} (there are {', '.join(PARTS)})")
     print(f"| {'measured':<66} | {time.strftime('%Y-%m-%d'):>24} | {'bar':>14} |")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 _ALONE = {"migrate", "profile"}
 
 
-@pytest.mark.parametrize("name", ["security.md", "safety.md"])
+@pytest.mark.parametrize("name", ["security.md", "safety.md", "threats.md"])
 def test_every_test_that_a_table_names_exists(name: str) -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     rows = [line for line in (ROOT / "docs" / name).read_text().splitlines() if line.startswith("| ")]
@@ -34,3 +36,18 @@ def test_every_command_that_the_documents_show_exists() -> None:
             assert f'("{group}", ' in commands, (file.name, group)
             known = f'{group}_app.command("{command}")' in commands or f', name="{command}")' in commands
             assert known, (file.name, group, command)
+
+
+def test_the_architecture_is_drawn_of_what_there_is() -> None:
+    """The picture and the tables of docs/architecture.md are what Terraform, the URL map and the wiring say now."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/architecture.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_capacity_is_what_its_model_says() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/capacity.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -44,7 +44,6 @@ def writer(name: str, at: str | None = None) -> Iterator[BinaryIO]:
     """A file that gets its name when all of it is written; where writing fails there is none. Raises OSError."""
     filesystem, root = _here(at)
     path = f"{root}/{name}"
-    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
     if "file" not in _protocols(filesystem):
         # An object appears when it is closed.
         file = filesystem.open(path, "wb", block_size=_BLOCK)
@@ -55,6 +54,8 @@ def writer(name: str, at: str | None = None) -> Iterator[BinaryIO]:
             raise
         file.close()
         return
+    # Not in a bucket: it would be looked for, which is more than who may only add objects may do.
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
     meanwhile = f"{path}.{uuid.uuid4().hex}.part"
     try:
         with filesystem.open(meanwhile, "wb") as file:

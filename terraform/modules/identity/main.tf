@@ -141,6 +141,18 @@ resource "google_storage_bucket_iam_member" "files" {
   member   = google_service_account.account[each.key].member
 }
 
+# A profile that an operator asked for (carefolio.cloud.profiling) is written by the function itself.
+resource "google_storage_bucket_iam_member" "profiles" {
+  for_each = { for name, each in var.functions : name => each if !each.files }
+  bucket   = var.bucket
+  role     = "roles/storage.objectCreator"
+  member   = google_service_account.account[each.key].member
+  condition {
+    title      = "profiles"
+    expression = "resource.name.startsWith('projects/_/buckets/${var.bucket}/objects/profiles/')"
+  }
+}
+
 resource "google_storage_bucket_iam_member" "copies" {
   for_each = local.copying
   bucket   = each.value.bucket
