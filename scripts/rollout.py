@@ -31,7 +31,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 STEPS = (5, 25, 100)
-FUNCTIONS = ("api", "emis-fetch", "emis-load", "fhir", "hl7", "ingest", "login", "notify", "operations", "portal")
+FUNCTIONS = (
+    "api",
+    "emis-fetch",
+    "emis-load",
+    "fhir",
+    "hl7",
+    "ingest",
+    "jobs",
+    "login",
+    "notify",
+    "operations",
+    "portal",
+)
 # More of its answers than this are 5xx: bad. Below so many answers nothing can be said.
 WORST_SHARE = 0.01
 FEWEST = 20

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from carefolio.cloud.health import health_routes
 from carefolio.doors import fhir as door
+from carefolio.doors import fhir_jobs as jobs
 from carefolio.doors import fhir_operations as operations
 from carefolio.doors.fhir_answers import outcome
 
@@ -23,6 +24,12 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/.well-known/smart-configuration", door.smart_configuration, methods=["GET"]),
         Route(f"{_ROOT}/_history", door.history, methods=["GET"]),
         Route(f"{_ROOT}/_search", door.search_system, methods=["POST"]),
+        Route(f"{_ROOT}/$export", jobs.export_system, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/Patient/$export", jobs.export_patients, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/Group/{{id}}/$export", jobs.export_group, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/$job/{{job}}", jobs.status, methods=["GET"]),
+        Route(f"{_ROOT}/$job/{{job}}", jobs.cancel, methods=["DELETE"]),
+        Route(f"{_ROOT}/$job/{{job}}/{{file}}", jobs.fetch, methods=["GET"]),
         Route(f"{_ROOT}/Patient/{{id}}/$everything", operations.everything, methods=["GET"]),
         Route(f"{_ROOT}/{{type}}/$validate", operations.validate_resource, methods=["POST"]),
         Route(f"{_ROOT}/{{type}}/{{id}}/$validate", operations.validate_resource, methods=["GET", "POST"]),
@@ -58,7 +65,7 @@ _OPEN = CORSMiddleware(
     allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
     allow_headers=["Authorization", "Content-Type", "If-Match", "If-Modified-Since", "If-None-Exist", "If-None-Match",
                    "Prefer", "X-Requested-With"],
-    expose_headers=["Content-Location", "ETag", "Last-Modified", "Location"],
+    expose_headers=["Content-Location", "ETag", "Expires", "Last-Modified", "Location", "Retry-After", "X-Progress"],
     max_age=3600,
 )  # fmt: skip
 # The cheapest level: it is the line that is slow, not the reader.

@@ -45,6 +45,7 @@ class Event(Enum):
     REQUEST = ("INFO", "function", "method", "route", "status", "milliseconds")
     UNAVAILABLE = ("ERROR", "function", "error")
     UNEXPECTED = ("CRITICAL", "function", "error", "where")
+    JOB_FAILED = ("ERROR", "job", "kind", "error", "where")
     OUTBOX_FAILED = ("ERROR", "error")
     PUSH_REFUSED = ("WARNING", "reason")
     DELIVERY_FAILED = ("WARNING", "topic", "status", "attempt")

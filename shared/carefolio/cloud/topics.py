@@ -12,6 +12,7 @@ MESSAGE_DEAD = "message-stored-dead"
 LETTER_WRITTEN = "letter-written"
 EXTRACT_STEP = "extract-step"
 WEBHOOK_EVENT = "webhook-event"
+JOB_PART = "job-part"
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ module "platform" {
     notify     = { min_instances = 1, max_instances = 4, concurrency = 8, pool_size = 3 }
     emis_fetch = { min_instances = 0, max_instances = 8, concurrency = 1, pool_size = 2 }
     emis_load  = { min_instances = 0, max_instances = 16, concurrency = 1, pool_size = 4 }
+    jobs       = { min_instances = 0, max_instances = 8, concurrency = 2, pool_size = 4 }
     operations = { min_instances = 1, max_instances = 2, concurrency = 4, pool_size = 2 }
   }
 }

@@ -14,9 +14,10 @@ locals {
   needs = {
     hl7        = { secrets = ["token-signing-keys", "identity-key", "ordering-key"], files = false, publishes = true, agreements = "none" }
     login      = { secrets = ["token-signing-keys", "identity-key"], files = false, publishes = true, agreements = "none" }
-    fhir       = { secrets = ["token-signing-keys", "identity-key"], files = false, publishes = true, agreements = "none" }
+    fhir       = { secrets = ["token-signing-keys", "identity-key"], files = true, publishes = true, agreements = "none" }
     api        = { secrets = ["token-signing-keys", "identity-key", "ordering-key", "pds-key"], files = true, publishes = true, agreements = "keep" }
     portal     = { secrets = ["identity-key", "ordering-key", "pds-key"], files = true, publishes = true, agreements = "none" }
+    jobs       = { secrets = [], files = true, publishes = true, agreements = "none" }
     ingest     = { secrets = ["identity-key"], files = false, publishes = true, agreements = "none" }
     notify     = { secrets = ["identity-key", "smtp-password"], files = false, publishes = true, agreements = "none" }
     emis_fetch = { secrets = [], files = true, publishes = true, agreements = "read" }
@@ -31,6 +32,7 @@ locals {
     emis_load  = { everywhere = false, memory = "2Gi", timeout = "600s" }
     operations = { everywhere = false, memory = "1Gi", timeout = "1800s" }
     ingest     = { everywhere = false, memory = "1Gi", timeout = "600s" }
+    jobs       = { everywhere = false, memory = "1Gi", timeout = "600s" }
   }
   # Who takes files from people and apps has the scanner beside it.
   scanned   = ["api", "portal"]
