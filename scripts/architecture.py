@@ -86,7 +86,8 @@ def host_of(function: str) -> str:
 _WHO = {
     "hl7": "hospitals", "fhir": "apps", "api": "apps, organisations", "login": "everybody who signs in",
     "portal": "patients, professionals", "ingest": "Pub/Sub", "notify": "Pub/Sub, the clock",
-    "jobs": "Pub/Sub, the clock", "emis_fetch": "the clock", "emis_load": "Pub/Sub, the clock", "operations": "the clock",
+    "jobs": "Pub/Sub, the clock",
+    "emis_fetch": "the clock", "emis_load": "Pub/Sub, the clock", "operations": "the clock",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import typer
 from carefolio.cloud import database
 from carefolio.commands.accounts import account_app, key_app, provider_app, security_app
 from carefolio.commands.audit import audit_app
+from carefolio.commands.backups import backup_app
 from carefolio.commands.emis import emis_app
 from carefolio.commands.hl7 import hl7_app
 from carefolio.commands.messages import message_app
@@ -22,6 +23,7 @@ from carefolio.extracts.agreements import AgreementError
 from carefolio.identity.accounts import AccountError
 from carefolio.identity.registry import RegistryError
 from carefolio.identity.sender_settings import SettingsError
+from carefolio.local.archive import ArchiveError
 from carefolio.local.installation import InstallationError
 from carefolio.local.postgres import PostgresError
 
@@ -35,7 +37,7 @@ app = typer.Typer(
 for name, sub in (("organisation", organisation_app), ("team", team_app), ("sender", sender_app),
                   ("client", client_app), ("message", message_app), ("record", record_app), ("code", code_app),
                   ("account", account_app), ("provider", provider_app), ("security", security_app), ("key", key_app),
-                  ("emis", emis_app), ("audit", audit_app), ("webhook", webhook_app),
+                  ("emis", emis_app), ("audit", audit_app), ("backup", backup_app), ("webhook", webhook_app),
                   ("hl7", hl7_app)):  # fmt: skip
     app.add_typer(sub, name=name)
 app.command()(profile)
@@ -62,6 +64,7 @@ def main() -> None:
         SettingsError,
         InstallationError,
         PostgresError,
+        ArchiveError,
         UsageError,
     ) as error:
         sys.exit(f"carefolio: {error}")

@@ -84,7 +84,46 @@ async def test_no_copy_no_acknowledgement(pool: Pool, sender: Sender, place: Pat
     answer = await take_in(pool, sender, raw, "127.0.0.1", datetime.now(UTC), production=False)
     assert (answer.code, answer.duplicate) == ("AA", True)
     [copy] = there(place)
-    assert copy.name == str(answer.message_id)
+    assert copy.name[:36] == str(answer.message_id)
+    # Sent once more: who may only add a copy writes over none.
+    await take_in(pool, sender, raw, "127.0.0.1", datetime.now(UTC), production=False)
+    assert {copy.name[:36] for copy in there(place)} == {str(answer.message_id)}
+
+
+async def test_where_the_other_region_is_away_the_copy_lies_nearer(
+    pool: Pool,
+    sender: Sender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    """A lost region does not stop the other: an alert, and nobody waits for it again at once."""
+    monkeypatch.setenv("COPIES_URL", f"{tmp_path}/away {tmp_path}/near")
+    settings.cache_clear()
+    (tmp_path / "away").write_text("no folder")
+    try:
+        for _ in range(2):
+            raw = load.registration(nhs(), unique("CP"))
+            answer = await take_in(pool, sender, raw, "", datetime.now(UTC), production=False)
+            assert answer.code == "AA"
+        told = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+        assert [each["event"] for each in told if each["severity"] == "ERROR"] == ["copy_failed"]
+        assert len(there(tmp_path / "near")) == 2
+    finally:
+        monkeypatch.delenv("COPIES_URL")
+        settings.cache_clear()
+
+
+async def test_what_was_sent_again_before_it_was_put_back_is_not_missing(
+    pool: Pool, database: asyncpg.Pool, sender: Sender, place: Path
+) -> None:
+    raw, now = load.registration(nhs(), unique("CP")), datetime.now(UTC)
+    lost = await take_in(pool, sender, raw, "", now, production=False)
+    await forget(database, lost.message_id)
+    again = await take_in(pool, sender, raw, "", datetime.now(UTC), production=False)
+    assert again.message_id != lost.message_id
+    done = await copies.put_back(pool, str(place), now)
+    assert (done.copies, done.there, done.put_back) == (2, 2, 0)
 
 
 async def test_a_copy_that_is_spoilt_or_nobodys_is_named_and_the_others_are_put_back(

@@ -46,7 +46,7 @@ class Settings:
     pds_client_id: str
     clamd_address: str
     hl7_policy: str
-    copies_url: str
+    copies_urls: tuple[str, ...]
     offsite_url: str
     backed_up: str
     secret_replicas: tuple[tuple[str, str], ...]
@@ -104,8 +104,9 @@ def settings() -> Settings:
         clamd_address=env.get("CLAMD_ADDRESS", ""),
         # The load balancer's policy for the hospitals' door.
         hl7_policy=env.get("HL7_POLICY", ""),
-        # Where a copy of each message lies before it is acknowledged: in another region. Empty: on one machine.
-        copies_url=env.get("COPIES_URL", "").rstrip("/"),
+        # Where a copy of each message lies before it is acknowledged: in another region; where that is away, the next
+        # of them. Empty: on one machine.
+        copies_urls=tuple(each.rstrip("/") for each in env.get("COPIES_URL", "").split()),
         # Where exports of the database and what recovery has proved are kept; and the Cloud SQL instance exported.
         offsite_url=env.get("OFFSITE_URL", "").rstrip("/"),
         backed_up=env.get("BACKED_UP", ""),

@@ -50,6 +50,7 @@ class Event(Enum):
     PUSH_REFUSED = ("WARNING", "reason")
     DELIVERY_FAILED = ("WARNING", "topic", "status", "attempt")
     DEAD_LETTER = ("ERROR", "topic", "attempt")
+    COPY_FAILED = ("ERROR", "place", "error")
     RECOVERY_LOOKED = ("INFO", "promises")
     RECOVERY_ALERT = ("ERROR", "promise", "detail")
 

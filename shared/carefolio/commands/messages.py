@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -154,19 +154,23 @@ def message_replay(
 
 
 Since = Annotated[
-    datetime | None,
-    typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Copies from then on; else from the newest message here on."),
+    datetime,
+    typer.Option(
+        formats=["%Y-%m-%dT%H:%M:%S%z"], help="The moment to which the database was brought back, or earlier."
+    ),
 ]
-CopiesAt = Annotated[str, typer.Option("--from", help="Where the copies are; else COPIES_URL.")]
+CopiesAt = Annotated[
+    list[str] | None, typer.Option("--from", help="Where copies are; may repeat. Else all places of COPIES_URL.")
+]
 
 
 @message_app.command("missing")
 def message_missing(
-    since: Since = None,
+    since: Since,
     until: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Copies until then; else all.")
     ] = None,
-    copies_at: CopiesAt = "",
+    copies_at: CopiesAt = None,
     as_json: Json = False,
 ) -> None:
     """How many messages were acknowledged, as their copies show, and are not here; exit status 1 where any is."""
@@ -176,25 +180,35 @@ def message_missing(
 
 
 @message_app.command("put-back")
-def message_put_back(since: Since = None, copies_at: CopiesAt = "", as_json: Json = False) -> None:
-    """After a recovery: take in what was acknowledged and is not here any more, from the copies in the other region."""
+def message_put_back(since: Since, copies_at: CopiesAt = None, as_json: Json = False) -> None:
+    """After a recovery: take in what was acknowledged and is not here any more, from the copies in the other region.
+
+    Before anybody posts: what is put back counts as come after what is there.
+    """
     made = _from_copies(since, None, copies_at, apply=True)
     show(asdict(made), as_json)
     if made.refused:
         raise typer.Exit(1)
 
 
-def _from_copies(since: datetime | None, until: datetime | None, copies_at: str, *, apply: bool) -> copies.PutBack:
+def _from_copies(
+    since: datetime, until: datetime | None, copies_at: list[str] | None, *, apply: bool
+) -> copies.PutBack:
     async def work(pool: Pool) -> copies.PutBack:
-        begin = since or await pool.fetchval("SELECT max(received_at) FROM message") or datetime(2026, 1, 1, tzinfo=UTC)
-        # Clocks of instances differ, and what was received first may have been committed last.
-        begin -= timedelta(minutes=10)
-        made = await copies.put_back(pool, copies_at or settings().copies_url, begin, until, apply=apply)
-        await _publish()
-        return made
+        made = [
+            await copies.put_back(pool, place, since, until, apply=apply)
+            for place in copies_at or settings().copies_urls
+        ]
+        if apply:
+            await _publish()
+        # A message has its copy in one of the places, or in both.
+        return copies.PutBack(
+            sum(each.copies for each in made), sum(each.there for each in made), sum(each.put_back for each in made),
+            tuple(name for each in made for name in each.refused),
+        )  # fmt: skip
 
     enter()
-    if not (copies_at or settings().copies_url):
+    if not (copies_at or settings().copies_urls):
         raise UsageError("no copies are kept here: name where they are with --from")
     return run(work)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -21,15 +22,17 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-from carefolio.local.postgres import Postgres, own, stop, tool, unprivileged
+from carefolio.local.postgres import Postgres, PostgresError, own, reachable, stop, tool, unprivileged
 
 _SEGMENT = re.compile(r"[0-9A-F]{24}\Z")
 _SEGMENTS_A_LOG = 256
 _SEGMENT_BYTES = 16 * 1024 * 1024
 _RECEIVER = "receiver"
-# Seconds after which what is written is archived, however little it is.
-_TIMEOUT = 30
-_KEPT_BACKUPS = 3
+# Seconds after which what is written is archived, however little it is: 16 MB each time, until the backup before the
+# last is let go of (some 50 GB on an idle machine).
+_TIMEOUT = 50
+_KEPT_BACKUPS = 2
+_KEPT_DUMPS = 3
 
 
 class ArchiveError(Exception):
@@ -38,9 +41,27 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A folder with ``base/`` (backups, by when they began), ``wal/``, ``stream/`` (a receiver's) and ``dump/``."""
+    """A folder with ``base/`` (backups, by when they began), ``wal/``, ``stream/`` (a receiver's) and ``dump/``.
+
+    It is one database's own: ``of`` names it by the identifier that each has from its making.
+    """
 
     folder: Path
+
+    @classmethod
+    def of(cls, place: Path, server: Postgres) -> Archive:
+        """The folder of this server's database in a place for many. Raises ArchiveError."""
+        told = _run("pg_controldata", server.data)
+        found = re.search(r"Database system identifier:\s+(\d+)", told)
+        if found is None:
+            raise ArchiveError(f"{server.data} is no database")
+        return cls(place / f"database-{found[1]}")
+
+    @classmethod
+    def all_in(cls, place: Path) -> list[Archive]:
+        """Those that are in a place, the one with the newest backup last."""
+        found = [cls(path) for path in place.glob("database-*") if (path / "base").is_dir()]
+        return sorted(found, key=lambda each: [path.name for path in each.backups()][-1:])
 
     @property
     def wal(self) -> Path:
@@ -52,16 +73,24 @@ class Archive:
 
     def make(self) -> None:
         """Make the folders, which only the server's user enters. Raises PostgresError."""
+        if unprivileged() and not reachable(self.folder.parent):
+            raise PostgresError(f"{self.folder.parent} cannot be reached by the user that the database runs as.")
         for folder in (self.folder, self.folder / "base", self.wal, self.stream, self.folder / "dump"):
             own(folder)
 
     def options(self, *, synchronous: bool = False) -> dict[str, str]:
-        """What the server needs to archive here. Under a name of its own first: a reader never sees half a segment."""
+        """What the server needs to archive here.
+
+        Under a name of its own first, and on the disk before it gets the right one: a reader never sees half a segment.
+        One that is there already, since the machine stopped before that was noted, has to be the same.
+        """
+        wal = _quoted(self.wal)
         made = {
             "archive_mode": "on",
             "archive_timeout": str(_TIMEOUT),
             "archive_command": (
-                f"test ! -f {self.wal}/%f && cp %p {self.wal}/.%f.part && mv {self.wal}/.%f.part {self.wal}/%f"
+                f"if test -f {wal}/%f; then cmp -s %p {wal}/%f; else cp %p {wal}/.%f.part && sync {wal}/.%f.part"
+                f" && mv {wal}/.%f.part {wal}/%f && sync {wal}; fi"
             ),
         }
         if synchronous:
@@ -82,9 +111,25 @@ class Archive:
             "--manifest-checksums=SHA256", "--no-sync", "--label=carefolio",
         )  # fmt: skip
         unfinished.rename(made)
+        return made
+
+    def dumps(self) -> list[Path]:
+        """Whole dumps, the newest last."""
+        return sorted((self.folder / "dump").glob("*.dump"))
+
+    def forget(self) -> None:
+        """Let go of backups and dumps that are too many, of the log before the oldest, of what was left half made."""
         for old in self.backups()[:-_KEPT_BACKUPS]:
             shutil.rmtree(old)
-        return made
+        for dump in self.dumps()[:-_KEPT_DUMPS]:
+            dump.unlink()
+        for left in (*(self.folder / "base").glob("*.part"), *(self.folder / "dump").glob("*.part")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        first = _first_segment(self.backups()[0])
+        for segment in (*self.wal.iterdir(), *self.stream.iterdir()):
+            # By its place in the log, whichever timeline; a timeline's history is small and stays.
+            if _SEGMENT.match(segment.name[:24]) and segment.name[8:24] < first[8:]:
+                segment.unlink()
 
     def verify(self, backup: Path) -> None:
         """Read every file of a backup against its manifest, and the log from its beginning to the newest segment.
@@ -93,21 +138,26 @@ class Archive:
         """
         _verify_files(backup)
         segments = self._segments(backup)
-        last = segments[-1]
         # Reads each record and its checksum; a segment that is missing or spoilt ends it.
-        _run("pg_waldump", "--quiet", "--path", self.wal, segments[0].name, last.name, allowed=_AT_THE_END)
+        try:
+            _run("pg_waldump", "--quiet", "--path", self.wal, segments[0].name, segments[-1].name)
+        except ArchiveError as error:
+            # In the newest segment, which need not be full, the records simply end; anywhere else nothing may.
+            place = re.search(r"at ([0-9A-F]+)/([0-9A-F]+)", str(error))
+            if place is None or f"{int(place[1], 16):08X}{int(place[2], 16) >> 24:08X}" != segments[-1].name[8:]:
+                raise ArchiveError(f"the log is spoilt: {error}") from None
 
     def _segments(self, backup: Path) -> list[Path]:
         """The segments since a backup began, none missing. Raises ArchiveError."""
-        label = (backup / "backup_label").read_text()
-        found = re.search(r"START WAL LOCATION: \S+ \(file ([0-9A-F]{24})\)", label)
-        if found is None:
-            raise ArchiveError(f"{backup.name}: its label does not say where the log begins")
-        there = sorted(path for path in self.wal.iterdir() if _SEGMENT.match(path.name) and path.name >= found[1])
-        if not there or there[0].name != found[1]:
-            raise ArchiveError(f"the log begins after the backup: {found[1]} is not there")
+        first = _first_segment(backup)
+        # Of its own timeline: what came of it after a recovery is another's.
+        there = sorted(
+            path for path in self.wal.glob(f"{first[:8]}*") if _SEGMENT.match(path.name) and path.name >= first
+        )
+        if not there or there[0].name != first:
+            raise ArchiveError(f"the log begins after the backup: {first} is not there")
         for one, following in pairwise(there):
-            if following.name != _after(one.name) and following.name[:8] == one.name[:8]:
+            if following.name != _after(one.name):
                 raise ArchiveError(f"the log has a gap: {_after(one.name)} is not there")
         for path in there:
             if path.stat().st_size != _SEGMENT_BYTES:
@@ -117,36 +167,36 @@ class Archive:
     def restore(self, into: Postgres, log: Path, *, backup: Path, until: datetime | None = None) -> None:
         """Bring a backup and the log up to a moment, or to its end, as a new database, and leave that stopped.
 
-        ``log`` is the file for the server's own words. Raises ArchiveError and PostgresError.
+        ``log`` is the file for the server's own words. What of the log is after the moment stays in the archive; what
+        comes from now on is another timeline, and its history is archived here too. Raises ArchiveError and
+        PostgresError, also for a moment that the log does not reach.
         """
         own(into.data)
         shutil.copytree(backup, into.data, dirs_exist_ok=True)
         _give_away(into.data)
         # Of a receiver also what it had of the segment that was being written.
-        get = " || ".join(
-            f"cp {place} %p" for place in (f"{self.wal}/%f", f"{self.stream}/%f", f"{self.stream}/%f.partial")
-        )
-        options = {"restore_command": get, "archive_mode": "off"}
+        wal, stream = _quoted(self.wal), _quoted(self.stream)
+        get = " || ".join(f"cp {place} %p" for place in (f"{wal}/%f", f"{stream}/%f", f"{stream}/%f.partial"))
+        options = self.options() | {"restore_command": get}
         if until is not None:
             options |= {"recovery_target_time": until.isoformat(), "recovery_target_action": "promote"}
         (into.data / "recovery.signal").touch()
         _give_away(into.data / "recovery.signal")
         server = into.start(log, options)
         try:
-            self._promoted(into)
+            self._promoted(into, server)
         finally:
             stop(server)
 
     @staticmethod
-    def _promoted(server: Postgres) -> None:
-        """Wait until the log is replayed and the database is its own."""
-        deadline = time.monotonic() + 3600
-        while time.monotonic() < deadline:
+    def _promoted(server: Postgres, process: subprocess.Popen[bytes]) -> None:
+        """Wait until the log is replayed and the database is its own; it ends by itself where it cannot be."""
+        while process.poll() is None:
             with contextlib.suppress(ArchiveError):
                 if Archive.ask(server, "SELECT pg_is_in_recovery()") == "f":
                     return
             time.sleep(0.1)
-        raise ArchiveError("the log is not replayed within an hour")
+        raise ArchiveError("the log could not be replayed to that moment: the server's log says why")
 
     @staticmethod
     def ask(server: Postgres, statement: str) -> str:
@@ -188,10 +238,6 @@ class Archive:
             stop(server)
 
 
-# Where the newest segment is not full, its records simply end.
-_AT_THE_END = ("invalid record length", "invalid magic number", "unexpected pageaddr", "out-of-sequence")
-
-
 def _verify_files(backup: Path) -> None:
     """Every file is as the manifest has it (PostgreSQL, "Backup Manifest Format"). Raises ArchiveError."""
     text = (backup / "backup_manifest").read_bytes()
@@ -213,11 +259,24 @@ def _after(name: str) -> str:
     return f"{timeline}{log + segment // _SEGMENTS_A_LOG:08X}{segment % _SEGMENTS_A_LOG:08X}"
 
 
-def _run(name: str, *arguments: str | Path, allowed: tuple[str, ...] = ()) -> str:
+def _first_segment(backup: Path) -> str:
+    """The segment of the log with which a backup begins. Raises ArchiveError."""
+    found = re.search(r"START WAL LOCATION: \S+ \(file ([0-9A-F]{24})\)", (backup / "backup_label").read_text())
+    if found is None:
+        raise ArchiveError(f"{backup.name}: its label does not say where the log begins")
+    return found[1]
+
+
+def _quoted(path: Path) -> str:
+    """A path in a command of the server's, whose % is a place for something."""
+    return shlex.quote(str(path)).replace("%", "%%")
+
+
+def _run(name: str, *arguments: str | Path) -> str:
     done: subprocess.CompletedProcess[str] = subprocess.run(
         [tool(name), *arguments], capture_output=True, text=True, check=False, cwd="/", **unprivileged()
     )
-    if done.returncode and not any(each in done.stderr for each in allowed):
+    if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ArchiveError(last)
     return done.stdout

@@ -12,7 +12,6 @@ from carefolio.cloud import secrets
 from carefolio.cloud.settings import settings
 from carefolio.identity import sealed, tokens
 from carefolio.local import stand_in
-from carefolio.local.archive import Archive
 from carefolio.local.postgres import Postgres
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -45,10 +44,10 @@ class Installation:
         return self.postgres.socket_folder / "internal"
 
     @property
-    def archive(self) -> Archive | None:
+    def archives(self) -> Path | None:
         """Where the way back is kept (ARCHIVE_DIR), on another disk than the home; None where none is."""
         folder = os.environ.get("ARCHIVE_DIR")
-        return Archive(Path(folder).expanduser().resolve()) if folder else None
+        return Path(folder).expanduser().resolve() if folder else None
 
     @property
     def practice_is_there(self) -> bool:
@@ -68,7 +67,7 @@ class Installation:
     def environment(self) -> dict[str, str]:
         """The settings (carefolio.cloud.settings) of its processes."""
         # What was proved of recovery lies beside the backups.
-        proofs = {"OFFSITE_URL": str(self.archive.folder / "offsite")} if self.archive else {}
+        proofs = {"OFFSITE_URL": str(self.archives)} if self.archives else {}
         return proofs | {
             "DATABASE_URL": self.postgres.url,
             "ENVIRONMENT": "local",

@@ -19,7 +19,7 @@ from carefolio.local.archive import Archive, ArchiveError
 from carefolio.local.postgres import Postgres, PostgresError, stop
 from carefolio.recovery import proofs
 
-_DAY, _WEEK = timedelta(hours=24), timedelta(days=7)
+_HOUR, _DAY, _WEEK = timedelta(hours=1), timedelta(hours=24), timedelta(days=7)
 _COUNTS = """
 SELECT json_build_object('schema', (SELECT count(*) FROM alembic_version), 'messages', (SELECT count(*) FROM message),
                          'resources', (SELECT count(*) FROM resource))
@@ -27,20 +27,23 @@ SELECT json_build_object('schema', (SELECT count(*) FROM alembic_version), 'mess
 
 
 def keep(archive: Archive, server: Postgres, log: Path) -> None:
-    """Do what is due. Blocks; what fails is told by its proof."""
+    """Do what is due. Blocks; what fails is told by its proof. Raises OSError and ValueError where none can be kept."""
     if not settings().offsite_url:
         return
-    if _due(proofs.BACKED_UP, _DAY):
+    # Proofs may be of a database that was here before.
+    if not archive.backups() or _due(proofs.BACKED_UP, _DAY):
         _proved(proofs.BACKED_UP, lambda: _back_up(archive, server))
-    if _due(proofs.EXPORTED, _DAY):
+    if not archive.dumps() or _due(proofs.EXPORTED, _DAY):
         _proved(proofs.EXPORTED, lambda: _dump(archive, server))
     if _due(proofs.RESTORED, _WEEK):
         _proved(proofs.RESTORED, lambda: restore_alone(archive, log))
 
 
 def _due(kind: str, every: timedelta) -> bool:
+    """Whether the last is too old, or of a clock that was wrong; what failed is tried again in an hour."""
     last = proofs.newest(kind)
-    return last is None or datetime.now(UTC) - last.at > every
+    now = datetime.now(UTC)
+    return last is None or last.at > now + _HOUR or now - last.at > (every if last.good else _HOUR)
 
 
 def _proved(kind: str, work: Callable[[], dict[str, Any]]) -> None:
@@ -58,6 +61,7 @@ def _back_up(archive: Archive, server: Postgres) -> dict[str, Any]:
     # Those before it too: one that was good may have been spoilt since.
     for backup in archive.backups():
         archive.verify(backup)
+    archive.forget()
     return {"backup": made.name}
 
 
@@ -68,7 +72,7 @@ def _dump(archive: Archive, server: Postgres) -> dict[str, Any]:
 
 def restore_alone(archive: Archive, log: Path) -> dict[str, Any]:
     """Bring the newest dump up by itself, count what is in it, throw it away. Raises ArchiveError, PostgresError."""
-    dumps = sorted((archive.folder / "dump").glob("*.dump"))
+    dumps = archive.dumps()
     if not dumps:
         raise ArchiveError("there is no dump")
     home = Path(tempfile.mkdtemp(prefix="carefolio-restored-"))

@@ -64,7 +64,7 @@ class Postgres:
 
     @property
     def _place(self) -> Path:
-        if os.getuid() == 0 and not _reachable(self.home):
+        if os.getuid() == 0 and not reachable(self.home):
             return _STATE / _mark(self.home)
         return self.home
 
@@ -116,15 +116,12 @@ class Postgres:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True,
                 **unprivileged(),
             )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if server.poll() is not None:
-                raise PostgresError(f"PostgreSQL does not start: see the end of {log}.")
+        # What it has to replay may take long; it gets ready, or it ends.
+        while server.poll() is None:
             if self._says_ready(server.pid):
                 return server
             time.sleep(0.02)
-        stop(server)
-        raise PostgresError(f"PostgreSQL does not get ready within a minute: see the end of {log}.")
+        raise PostgresError(f"PostgreSQL does not start: see the end of {log}.")
 
     def stop_left_over(self) -> None:
         """Stop a server that a killed supervisor left behind; only its owner may call this (the home is locked)."""
@@ -196,7 +193,7 @@ def tool(name: str) -> Path:
     if found is None or found.origin is None:
         raise PostgresError("the embedded PostgreSQL is not installed: run scripts/setup.")
     installed = next(Path(found.origin).parent.glob("pginstall*"))
-    if os.getuid() != 0 or _reachable(installed):
+    if os.getuid() != 0 or reachable(installed):
         return installed / "bin" / name
     copy = _STATE / f"{installed.name}-{_mark(installed)}-{int((installed / 'bin/postgres').stat().st_mtime)}"
     if not copy.exists():
@@ -206,7 +203,7 @@ def tool(name: str) -> Path:
     return copy / "bin" / name
 
 
-def _reachable(path: Path) -> bool:
+def reachable(path: Path) -> bool:
     """Whether others may enter every folder on the way."""
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (existing, *existing.parents))

@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ import psutil
 from carefolio.cloud.settings import settings
 from carefolio.local import growth, load
 from carefolio.local.archive import Archive, ArchiveError
-from carefolio.local.installation import REPOSITORY, Installation
+from carefolio.local.installation import REPOSITORY, Installation, installation
 from carefolio.recovery import promises, proofs
 
 _PATIENTS = 30
@@ -130,7 +130,7 @@ class Rehearsal:
         self.bytes = 0
         self._at = time.monotonic()
         self._stack: Stack
-        self._archive: Archive
+        self._archives: Path
 
     async def run(self, rows: int, only: list[str]) -> None:
         """Make the stack with so many made-up resources, then each disaster."""
@@ -162,6 +162,11 @@ class Rehearsal:
             "corrupted": ("the newest backup is spoilt, then the database is gone", self._corrupted, False),
             "offsite": ("nothing is left but the off-site dump", self._offsite, False),
         }
+
+    @property
+    def _archive(self) -> Archive:
+        [only] = Archive.all_in(self._archives)
+        return only
 
     # What strikes
 
@@ -209,15 +214,17 @@ class Rehearsal:
         dump = self._archive.dump(self._stack.here.postgres)
         outcome.steps["dump"] = self._lap()
 
+        archive = self._archive
+
         async def everything() -> None:
             await self._wreck()
             for folder in ("base", "wal", "stream"):
-                shutil.rmtree(self._archive.folder / folder)
+                shutil.rmtree(archive.folder / folder)
 
         struck = await self._under_load(everything)
 
-        def load_dump(into: Installation, old: Archive) -> None:
-            old.load(dump, into.postgres, into.log("restoring"))
+        def load_dump(into: Installation) -> None:
+            archive.load(dump, into.postgres, into.log("restoring"))
             outcome.steps["restored"] = self._lap()
 
         await self._recover(outcome, struck, load_dump)
@@ -231,14 +238,14 @@ class Rehearsal:
         home.mkdir(mode=0o755)
         here = Installation(home, free_port())
         (home / "log").mkdir()
-        self._archive = Archive(self._place / f"archive-{self._number}")
+        self._archives = self._place / f"archive-{self._number}"
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         environment |= here.environment() | {
             "CAREFOLIO_HOME": str(home),
             "PORT": str(here.port),
             "SECRETS_DIR": str(self._place / "secrets"),
             "PUSH_KEYS": str(self._place / "secrets" / "push-keys.json"),
-            "ARCHIVE_DIR": str(self._archive.folder),
+            "ARCHIVE_DIR": str(self._archives),
             "COPIES_URL": str(self._place / "copies"),
             # Nothing nightly meanwhile: what is rehearsed does it by itself.
             "OFFSITE_URL": "",
@@ -324,30 +331,34 @@ class Rehearsal:
 
     def _from_backup(
         self, outcome: Outcome, *, backup: Path | None = None, until: datetime | None = None
-    ) -> Callable[[Installation, Archive], None]:
-        def restore(into: Installation, old: Archive) -> None:
-            chosen = backup or old.backups()[-1]
-            old.restore(into.postgres, into.log("restoring"), backup=chosen, until=until)
+    ) -> Callable[[Installation], None]:
+        archive = self._archive
+
+        def restore(into: Installation) -> None:
+            chosen = backup or archive.backups()[-1]
+            archive.restore(into.postgres, into.log("restoring"), backup=chosen, until=until)
             outcome.steps["restored"] = self._lap()
 
         return restore
 
-    async def _recover(self, outcome: Outcome, struck: float, restore: Callable[[Installation, Archive], None]) -> None:
+    async def _recover(self, outcome: Outcome, struck: float, restore: Callable[[Installation], None]) -> None:
         """A new stack from nothing, and the comparison with the ledger."""
         self._stack.die()
-        old = self._archive
+        before = self._archives
         self._new_stack()
         self._lap()
-        await asyncio.to_thread(restore, self._stack.here, old)
+        await asyncio.to_thread(restore, self._stack.here)
         self._stack.start()
         outcome.steps["started"] = self._lap()
         connection = await asyncpg.connect(self._stack.here.postgres.url)
         outcome.acknowledged = len(self._ledger)
+        # Of a little before the newest that the database has; what is put back is put back before anybody posts.
+        newest = await connection.fetchval("SELECT max(received_at) FROM message")
         lost = await self._missing(connection)
         outcome.lost = len(lost)
         outcome.rpo = max((struck - self._ledger[name] for name in lost), default=0.0)
         outcome.rpo = max(outcome.rpo, 0.0)
-        self._stack.cli("message", "put-back")
+        self._stack.cli("message", "put-back", "--since", f"{newest - timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}")
         outcome.steps["put back"] = self._lap()
         while await connection.fetchval(_WAITING):  # noqa: ASYNC110 - another process applies them
             await asyncio.sleep(0.05)
@@ -356,7 +367,7 @@ class Rehearsal:
         outcome.steps["compared"] = self._lap()
         await connection.close()
         outcome.rto = time.time() - struck
-        shutil.rmtree(old.folder, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
 
     async def _missing(self, connection: asyncpg.Connection) -> set[str]:
         """What the ledger has and the database has not."""
@@ -508,6 +519,10 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="one disaster, by name; may be repeated")
     parser.add_argument("--report", type=Path, default=REPOSITORY / ".local" / "rehearsals", help="where reports go")
     given = parser.parse_args()
+    # Of an installation with an archive it is proved to it, which waits for that.
+    for name, value in installation().environment().items():
+        if name == "OFFSITE_URL":
+            os.environ.setdefault(name, value)
     at = datetime.now(UTC)
     folder = given.report / f"{at:%Y%m%dT%H%M%SZ}"
     folder.mkdir(parents=True)

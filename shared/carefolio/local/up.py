@@ -23,7 +23,7 @@ from carefolio.cloud.queue import EMBEDDED_SCHEMA
 from carefolio.cloud.settings import settings
 from carefolio.emis.errors import ExtractError
 from carefolio.local import demo, extract_demo, nightly, postgres
-from carefolio.local.archive import Archive
+from carefolio.local.archive import Archive, ArchiveError
 from carefolio.local.installation import Installation, InstallationError, installation
 from carefolio.local.serve import url_map
 
@@ -44,7 +44,7 @@ class Supervisor:
         self._server: subprocess.Popen[bytes] | None = None
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._watches: list[asyncio.Task[None]] = []
-        self._archive = here.archive
+        self._archive: Archive | None = None
         self._receiver: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +56,8 @@ class Supervisor:
         if not self._here.postgres.exists():
             _say("making the database ...")
             self._here.postgres.make()
-        if self._archive is not None:
+        if self._here.archives is not None:
+            self._archive = Archive.of(self._here.archives, self._here.postgres)
             self._archive.make()
         self._start_server()
 
@@ -125,7 +126,7 @@ class Supervisor:
             _say("PostgreSQL ended unexpectedly: starting it again")
             try:
                 await asyncio.to_thread(self._start_server)
-            except postgres.PostgresError as error:
+            except (postgres.PostgresError, ArchiveError) as error:
                 _say(str(error))
                 await asyncio.sleep(2)
 
@@ -136,12 +137,20 @@ class Supervisor:
             await asyncio.to_thread(self._receiver.wait)
             await asyncio.sleep(0.2)
             if self._server is not None and self._server.poll() is None and self._receiver.poll() is not None:
-                self._receiver = self._archive.receive(self._here.postgres, self._here.log("receiver"))
+                try:
+                    self._receiver = self._archive.receive(self._here.postgres, self._here.log("receiver"))
+                except ArchiveError as error:
+                    _say(f"the receiver of the log does not start: {error}")
+                    await asyncio.sleep(2)
 
     async def _keep_archive(self, archive: Archive) -> None:
         """A backup that is read again, and a dump, each night; /operations/recovery tells what is wrong with them."""
         while True:
-            await asyncio.to_thread(nightly.keep, archive, self._here.postgres, self._here.log("nightly"))
+            try:
+                await asyncio.to_thread(nightly.keep, archive, self._here.postgres, self._here.log("nightly"))
+            except (OSError, ValueError, KeyError) as error:
+                # Such as a full disk: the proofs that are missing are an alert by themselves.
+                _say(f"what is done each night for recovery could not be: {type(error).__name__}")
             await asyncio.sleep(_LOOKS_EVERY)
 
     async def _until_ready(self) -> None:
@@ -290,7 +299,7 @@ def main() -> None:
     chosen = parser.parse_args()
     try:
         _start(installation(), reset=chosen.reset, play_demo=not chosen.no_demo)
-    except (InstallationError, postgres.PostgresError, demo.DemonstrationError) as error:
+    except (InstallationError, postgres.PostgresError, ArchiveError, demo.DemonstrationError) as error:
         sys.exit(f"scripts/up: {error}")
     except (asyncpg.DiskFullError, OSError) as error:
         sys.exit(f"scripts/up: {error}: is the disk full, or CAREFOLIO_HOME not yours?")

@@ -118,7 +118,7 @@ async def take_in(pool: Pool, sender: Sender, raw: bytes, remote: str, now: date
         )
         first = replace(new, id=row["id"], ack=row["ack"], received_at=row["received_at"])
         # Its first delivery may have died between the commit and the copy.
-        await copies.keep(first)
+        await copies.keep(first, again=True)
         return Answer(first.ack, "AA", first.id, message.type, duplicate=True)
     # What is committed is applied, whatever becomes of the copy.
     outbox.kick()

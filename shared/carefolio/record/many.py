@@ -90,15 +90,15 @@ async def _change(connection: Connection, rows: Sequence[tuple[Row, uuid.UUID]],
         WITH kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations, team_id,
                                           label, message_id, place, seq, content, available_from, keys, date_from,
-                                          date_to, texts, ranges, confidential)
+                                          date_to, texts, ranges, confidential, by_app)
             SELECT r.id, r.version, r.type, r.last_updated, $1::timestamptz, r.patient_id, r.organisations, r.team_id,
                    r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys, r.date_from, r.date_to,
-                   r.texts, r.ranges, r.confidential OR incoming.confidential
+                   r.texts, r.ranges, r.confidential OR incoming.confidential, r.by_app
             FROM resource r JOIN incoming USING (id)
             UNION ALL
             SELECT i.id, i.version, i.type, $1, 'infinity', i.patient_id, i.organisations, r.team_id, i.label,
                    i.message_id, i.place, i.seq, NULL, r.available_from, '{{}}', NULL, NULL, '{{}}', '{{}}',
-                   r.confidential
+                   r.confidential, r.by_app
             FROM incoming i JOIN resource r USING (id) WHERE i.content IS NULL
         ), as_of_now AS (
             -- That its author restricts it is true of what it was before too.

@@ -17,9 +17,13 @@ from typing import Any
 import orjson
 
 from carefolio.cloud.database import Connection, Pool
+from carefolio.record.decisions import retried
 from carefolio.record.ids import uuid7
-from carefolio.record.rows import Row, deletion, make_row, without_head
+from carefolio.record.rows import Known, Row, deletion, make_row, without_head
 from carefolio.record.write import Origin, known, write
+
+# Said by another table, which stays as it is: who may see what.
+_ELSEWHERE = frozenset({"Consent"})
 
 
 class RestoreError(ValueError):
@@ -44,7 +48,8 @@ async def restore(pool: Pool, actor: str, patient: uuid.UUID, at: datetime, *, a
     """
     if at >= datetime.now(UTC):
         raise RestoreError("the moment has not been yet")
-    async with pool.acquire() as connection, connection.transaction():
+
+    async def work(connection: Connection) -> Restored:
         if not await connection.fetch("SELECT FROM record WHERE id = $1 FOR UPDATE", patient):
             raise RestoreError("there is no such record")
         then = await _as_of(connection, patient, at)
@@ -52,7 +57,11 @@ async def restore(pool: Pool, actor: str, patient: uuid.UUID, at: datetime, *, a
             raise RestoreError("the record was not there at that moment")
         living = {
             row["id"]: row
-            for row in await connection.fetch("SELECT id, type, by_app FROM resource WHERE patient_id = $1", patient)
+            for row in await connection.fetch(
+                "SELECT id, type, by_app FROM resource WHERE patient_id = $1 AND type <> ALL($2)",
+                patient,
+                list(_ELSEWHERE),
+            )
         }
         restored = Restored(at)
         origin, now = Origin(uuid7(), actor), datetime.now(UTC)
@@ -64,7 +73,9 @@ async def restore(pool: Pool, actor: str, patient: uuid.UUID, at: datetime, *, a
                 "INSERT INTO audit (actor, action, patient_id, query) VALUES ($1, 'restore', $2, $3)",
                 actor, patient, f"at={at.isoformat()}",
             )  # fmt: skip
-    return restored
+        return restored
+
+    return await retried(pool, work)
 
 
 async def _as_of(connection: Connection, patient: uuid.UUID, at: datetime) -> dict[uuid.UUID, Any]:
@@ -73,15 +84,16 @@ async def _as_of(connection: Connection, patient: uuid.UUID, at: datetime) -> di
         """
         SELECT id, type, version, content, organisations, team_id, label, available_from, message_id, place, seq,
                last_updated AS since, by_app
-        FROM resource WHERE patient_id = $1 AND last_updated <= $2
+        FROM resource WHERE patient_id = $1 AND last_updated <= $2 AND type <> ALL($3)
         UNION ALL
         SELECT id, type, version, content, organisations, team_id, label, available_from, message_id, place, seq,
-               valid_from, message_id IS NULL
+               valid_from, coalesce(by_app, message_id IS NULL)
         FROM resource_history
-        WHERE patient_id = $1 AND valid_from <= $2 AND valid_to > $2 AND content IS NOT NULL
+        WHERE patient_id = $1 AND valid_from <= $2 AND valid_to > $2 AND content IS NOT NULL AND type <> ALL($3)
         """,
         patient,
         at,
+        list(_ELSEWHERE),
     )
     return {row["id"]: row for row in rows}
 
@@ -94,7 +106,7 @@ async def _rows(
     source: uuid.UUID,
     now: datetime,
 ) -> list[Row]:
-    there = await known(connection, sorted({*then, *living}), (), aliases=False)
+    there = await known(connection, sorted({*then, *living}), ["Patient"], aliases=False)
     rows: list[Row] = []
     for number in sorted(set(living) - set(then)):
         if (current := there.get(number)) is not None and current.live:
@@ -104,7 +116,7 @@ async def _rows(
         current = there.get(number)
         row = make_row(
             number,
-            without_head(was["content"]),
+            _as_linked(without_head(was["content"]), current),
             current,
             patient_id=current.patient_id if current is not None else number,
             organisations=was["organisations"],
@@ -125,6 +137,15 @@ async def _rows(
             restored.changed[was["type"]] += 1
         rows.append(row)
     return rows
+
+
+def _as_linked(resource: dict[str, Any], current: Known | None) -> dict[str, Any]:
+    """With which records a Patient is one now, and whether his is the one that remains, is what the links say."""
+    if resource["resourceType"] != "Patient" or current is None or current.content is None:
+        return resource
+    now = without_head(current.content)
+    kept = {name: value for name, value in resource.items() if name not in ("link", "active")}
+    return kept | {name: now[name] for name in ("link", "active") if name in now}
 
 
 def _logical_id(content: str) -> str:

@@ -195,16 +195,17 @@ async def _written(
         ), kept AS (
             INSERT INTO resource_history (id, version, type, valid_from, valid_to, patient_id, organisations,
                                           team_id, label, message_id, place, seq, content, available_from, keys,
-                                          date_from, date_to, texts, ranges, confidential)
+                                          date_from, date_to, texts, ranges, confidential, by_app)
             SELECT r.id, r.version, r.type, r.last_updated, $14::timestamptz,
                    coalesce(r.patient_id, incoming.patient_id), r.organisations,
                    r.team_id, r.label, r.message_id, r.place, r.seq, r.content, r.available_from, r.keys,
-                   r.date_from, r.date_to, r.texts, r.ranges, r.confidential OR incoming.confidential
+                   r.date_from, r.date_to, r.texts, r.ranges, r.confidential OR incoming.confidential, r.by_app
             FROM resource r JOIN incoming USING (id)
             UNION ALL
             SELECT id, incoming.version, incoming.type, $14::timestamptz, 'infinity', incoming.patient_id,
                    incoming.organisations::uuid[], coalesce(r.team_id, $15::uuid), incoming.label, $16::uuid,
-                   incoming.place, $17::bigint, NULL, r.available_from, '{}', NULL, NULL, '{}', '{}', r.confidential
+                   incoming.place, $17::bigint, NULL, r.available_from, '{}', NULL, NULL, '{}', '{}', r.confidential,
+                   r.by_app
             FROM incoming JOIN resource r USING (id) WHERE incoming.content IS NULL
         ), as_of_now AS (
             -- Whose it is, and that its author restricts it, is true of what it was before too.

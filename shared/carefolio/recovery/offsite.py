@@ -47,14 +47,18 @@ def keep(now: datetime) -> Export:
     instance = f"{_ADMIN}/projects/{wanted.project}"
     listed = google.call(f"{instance}/operations?instance={wanted.backed_up}&maxResults=50").get("items", [])
     for operation in listed:
-        if operation.get("operationType") != "EXPORT":
+        uri = operation.get("exportContext", {}).get("uri", "")
+        # What somebody exports by hand is not the night's.
+        if operation.get("operationType") != "EXPORT" or not uri.startswith(f"{wanted.offsite_url}/exports/"):
             continue
         begun = datetime.fromisoformat(operation["insertTime"])
         if operation["status"] != "DONE":
             return Export.RUNNING
         if begun >= tonight and not operation.get("error"):
             ended = datetime.fromisoformat(operation["endTime"])
-            proofs.keep(proofs.Proof(proofs.EXPORTED, ended, True, _figures(operation, begun, ended)))
+            proofs.keep(
+                proofs.Proof(proofs.EXPORTED, ended, True, {"uri": uri, "seconds": (ended - begun).total_seconds()})
+            )
             return Export.THERE
     if here.hour < _FROM_HOUR:
         return Export.EARLY
@@ -70,7 +74,3 @@ def _context(now: datetime) -> dict[str, Any]:
         "offload": True,
         "sqlExportOptions": {"parallel": True, "threads": _THREADS},
     }
-
-
-def _figures(operation: dict[str, Any], begun: datetime, ended: datetime) -> dict[str, Any]:
-    return {"uri": operation.get("exportContext", {}).get("uri", ""), "seconds": (ended - begun).total_seconds()}

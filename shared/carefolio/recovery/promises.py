@@ -26,6 +26,8 @@ _NIGHT = timedelta(hours=26)
 _WEEK = timedelta(days=8)
 # Every six months, and a fortnight to put a failed one right.
 _HALF_YEAR = timedelta(days=197)
+# By how much a proof may be of the future.
+_AHEAD = timedelta(minutes=10)
 _first_look: dict[asyncio.AbstractEventLoop, datetime] = {}
 
 
@@ -95,6 +97,8 @@ def _proved(kind: str, now: datetime, limit: timedelta, what: str) -> Iterator[B
     if last is None:
         yield Broken(kind, f"{what} has never been made")
         return
+    if last.at - now > _AHEAD:
+        yield Broken(kind, f"the last of {what} is of {_stamp(last.at)}, which has not been yet: a clock was wrong")
     if now - last.at > limit:
         yield Broken(kind, f"the last of {what} is of {_stamp(last.at)}")
     if not last.good:
