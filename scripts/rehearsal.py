@@ -73,7 +73,7 @@ class Rehearsal:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "proof.json"
             path.write_text(json.dumps(proof, indent=1))
-            gcloud("storage", "cp", str(path), f"{self.given.offsite}/proofs/{kind}/{self.at:%Y%m%dT%H%M%S%fZ}.json")
+            gcloud(f"storage cp {path} {self.given.offsite}/proofs/{kind}/{self.at:%Y%m%dT%H%M%S%fZ}.json")
 
 
 def say(text: str) -> None:
@@ -91,8 +91,9 @@ def run(*arguments: str, cwd: Path = REPOSITORY, seconds: int = 5400) -> str:
     return done.stdout
 
 
-def gcloud(*arguments: str) -> str:
-    return run("gcloud", *arguments, "--quiet")
+def gcloud(line: str, *more: str) -> str:
+    """A command of gcloud's: its words, and those that have spaces in them."""
+    return run("gcloud", *line.split(), *more, "--quiet")
 
 
 def rehearse(all_of_it: Rehearsal) -> None:
@@ -102,158 +103,114 @@ def rehearse(all_of_it: Rehearsal) -> None:
     started = time.monotonic()
     _stack(all_of_it)
     all_of_it.figures["rto"] = max(all_of_it.steps["clone to a moment"], round(time.monotonic() - started, 1))
-    if all_of_it.figures["rto"] > RTO or all_of_it.figures["rpo"] > RPO:
-        raise RehearsalError(
-            f"RTO {all_of_it.figures['rto']:.0f} s, RPO {all_of_it.figures['rpo']:.0f} s in {given.project}"
-        )
+    rto, rpo = all_of_it.figures["rto"], all_of_it.figures["rpo"]
+    if rto > RTO or rpo > RPO:
+        raise RehearsalError(f"RTO {rto:.0f} s, RPO {rpo:.0f} s in {given.project}")
 
 
 def _clone(all_of_it: Rehearsal) -> None:
     given = all_of_it.given
-    clone = f"carefolio-clone-{all_of_it.name}"
-    where = ("--project", given.project)
-    latest = gcloud(
-        "sql", "instances", "get-latest-recovery-time", given.instance, *where, "--format=value(latestRecoveryTime)"
+    clone, where = f"carefolio-clone-{all_of_it.name}", f"--project={given.project}"
+    format_ = "--format=value(latestRecoveryTime)"
+    moment = datetime.fromisoformat(
+        gcloud(f"sql instances get-latest-recovery-time {given.instance} {where} {format_}").strip()
     )
-    moment = datetime.fromisoformat(latest.strip())
     # What a lost instance would take with it now.
     all_of_it.figures["rpo"] = round((datetime.now(UTC) - moment).total_seconds(), 1)
     all_of_it.figures["moment"] = f"{moment:{_STAMP}}"
     all_of_it.cleaning.append((f"instance {clone}", lambda: _delete_instance(clone, given.project)))
+    exactly = f"--point-in-time={moment:%Y-%m-%dT%H:%M:%S.%fZ}"
     all_of_it.step(
-        "clone to a moment",
-        lambda: (
-            gcloud(
-                "sql",
-                "instances",
-                "clone",
-                given.instance,
-                clone,
-                *where,
-                f"--point-in-time={moment:%Y-%m-%dT%H:%M:%S.%fZ}",
-            )
-            and None
-        ),
+        "clone to a moment", lambda: gcloud(f"sql instances clone {given.instance} {clone} {where} {exactly}") and None
     )
-    # Every message that was acknowledged until a little before that moment is in the clone.
-    until = f"{moment - timedelta(minutes=1):{_STAMP}}"
-    all_of_it.step(
-        "compare the clone",
-        lambda: _command(
-            given.project,
-            given.region,
-            f"{given.project}:{given.region}:{clone}",
-            "message",
-            "missing",
-            "--until",
-            until,
-        ),
-    )
+    # Every message that was acknowledged in the hour until a little before that moment is in the clone.
+    since, until = (f"{moment - timedelta(minutes=minutes):{_STAMP}}" for minutes in (60, 1))
+    asked = f"message,missing,--since,{since},--until,{until}"
+    instance = f"{given.project}:{given.region}:{clone}"
+    all_of_it.step("compare the clone", lambda: _command(given.project, given.region, asked, instance))
     _delete_instance(clone, given.project)
     all_of_it.cleaning.pop()
 
 
 def _delete_instance(name: str, project: str) -> None:
-    gcloud("sql", "instances", "patch", name, "--project", project, "--no-deletion-protection")
-    gcloud("sql", "instances", "delete", name, "--project", project)
+    gcloud(f"sql instances patch {name} --project={project} --no-deletion-protection")
+    gcloud(f"sql instances delete {name} --project={project}")
 
 
-def _command(project: str, region: str, instance: str, *arguments: str) -> None:
-    """A command of carefolio's where the functions run, on another instance; fails with it. Raises RehearsalError."""
+def _command(project: str, region: str, arguments: str, instance: str = "") -> None:
+    """A command of carefolio's where the functions run, or on another instance. Raises RehearsalError."""
+    other = f"--update-env-vars=CLOUD_SQL_INSTANCE={instance}" if instance else ""
     gcloud(
-        "run",
-        "jobs",
-        "execute",
-        "carefolio-command",
-        "--wait",
-        "--project",
-        project,
-        "--region",
-        region,
-        f"--args={','.join(arguments)}",
-        f"--update-env-vars=CLOUD_SQL_INSTANCE={instance}",
+        f"run jobs execute carefolio-command --wait --project={project} --region={region} --args={arguments} {other}"
     )
 
 
 def _stack(all_of_it: Rehearsal) -> None:
+    """All of it in a project of its own: database, backup, secrets, schema, what was written since, functions."""
     given = all_of_it.given
-    project = f"carefolio-rehearsal-{all_of_it.name}"
-    restored = f"{project}:{given.region}:carefolio-primary"
-    primary = 'module.platform.module.database.google_sql_database_instance.instance["primary"]'
+    # A project's id has 30 letters at most.
+    project = f"carefolio-reh-{all_of_it.name}"
+    here, there = f"--project={project}", f"--project={given.project}"
     folder = REPOSITORY / "terraform" / "environments" / "rehearsal"
+    described = json.loads(gcloud(f"sql instances describe {given.instance} {there} --format=json"))
+    disk, key = described["settings"]["dataDiskSizeGb"], described["diskEncryptionConfiguration"]["kmsKeyName"]
+    image = gcloud(
+        f"run services describe carefolio-fhir {there} --region={given.region}"
+        " --format=value(spec.template.spec.containers[0].image)"
+    ).strip()
+    backup: dict[str, str] = {}
 
     def make_project() -> None:
-        all_of_it.cleaning.append((f"project {project}", lambda: gcloud("projects", "delete", project) and None))
-        gcloud("projects", "create", project, f"--folder={given.folder}")
-        gcloud("billing", "projects", "link", project, f"--billing-account={given.billing}")
-        number = gcloud("projects", "describe", project, "--format=value(projectNumber)").strip()
-        # Inside production's perimeter for its hours: the backup comes from there.
+        all_of_it.cleaning.append((f"project {project}", lambda: gcloud(f"projects delete {project}") and None))
+        gcloud(f"projects create {project} --folder={given.folder}")
+        gcloud(f"billing projects link {project} --billing-account={given.billing}")
+        number = gcloud(f"projects describe {project} --format=value(projectNumber)").strip()
+        # Inside production's perimeter for its hours, and its database's agent reads what production's key has locked.
         perimeter = (
-            "access-context-manager",
-            "perimeters",
-            "update",
-            given.project.replace("-", "_"),
-            f"--policy={given.policy}",
+            f"access-context-manager perimeters update {given.project.replace('-', '_')} --policy={given.policy}"
         )
+        inside = f"projects/{number}"
         all_of_it.cleaning.append(
-            (
-                f"project {number} in the perimeter",
-                lambda: gcloud(*perimeter, f"--remove-resources=projects/{number}") and None,
-            )
+            (f"{inside} in the perimeter", lambda: gcloud(f"{perimeter} --remove-resources={inside}") and None)
         )
-        gcloud(*perimeter, f"--add-resources=projects/{number}")
+        gcloud(f"{perimeter} --add-resources={inside}")
+        backup["agent"] = f"serviceAccount:service-{number}@gcp-sa-cloud-sql.iam.gserviceaccount.com"
 
-    def terraform(*arguments: str) -> None:
-        run("terraform", f"-chdir={folder}", *arguments)
-
-    def apply(*targets: str) -> None:
-        terraform(
-            "apply",
-            "-auto-approve",
-            "-input=false",
-            f"-var=project={project}",
-            f"-var=image={image}",
-            *(f"-target={target}" for target in targets),
-        )
+    def apply(*modules: str) -> None:
+        run(
+            "terraform", f"-chdir={folder}", "apply", "-auto-approve", "-input=false", f"-var=project={project}",
+            f"-var=image={image}", f"-var=disk_gb={disk}", *(f"-target=module.platform.{each}" for each in modules),
+        )  # fmt: skip
 
     def make_database() -> None:
-        terraform("init", "-input=false")
-        apply("module.platform.google_project_service.needed")
-        for service in ("sqladmin", "pubsub", "secretmanager"):
-            gcloud(
-                "beta", "services", "identity", "create", f"--service={service}.googleapis.com", f"--project={project}"
-            )
-        gcloud("storage", "service-agent", f"--project={project}")
-        apply("module.platform.module.identity", primary)
+        run("terraform", f"-chdir={folder}", "init", "-input=false")
+        apply("google_project_service.needed")
+        for service in ("sqladmin", "pubsub", "secretmanager", "run", "binaryauthorization"):
+            gcloud(f"beta services identity create --service={service}.googleapis.com {here}")
+        gcloud(f"storage service-agent {here}")
+        binding = f"{key} --member={backup['agent']} --role=roles/cloudkms.cryptoKeyDecrypter"
+        all_of_it.cleaning.append(
+            ("the rehearsal's use of the key", lambda: gcloud(f"kms keys remove-iam-policy-binding {binding}") and None)
+        )
+        gcloud(f"kms keys add-iam-policy-binding {binding}")
+        apply("module.identity", 'module.database.google_sql_database_instance.instance["primary"]')
 
     def restore() -> None:
-        backups = json.loads(
-            gcloud(
-                "sql",
-                "backups",
-                "list",
-                f"--instance={given.instance}",
-                f"--project={given.project}",
-                "--filter=status=SUCCESSFUL",
-                "--limit=1",
-                "--sort-by=~endTime",
-                "--format=json",
-            )
+        listed = gcloud(
+            f"sql backups list --instance={given.instance} {there} --filter=status=SUCCESSFUL --limit=1"
+            " --sort-by=~endTime --format=json"
         )
-        if not backups:
+        found = json.loads(listed)
+        if not found:
             raise RehearsalError(f"{given.instance} has no good backup")
+        backup["at"] = found[0]["startTime"]
         gcloud(
-            "sql",
-            "backups",
-            "restore",
-            str(backups[0]["id"]),
-            "--restore-instance=carefolio-primary",
-            f"--project={project}",
-            f"--backup-instance={given.instance}",
-            f"--backup-project={given.project}",
+            f"sql backups restore {found[0]['id']} --restore-instance=carefolio-primary {here}"
+            f" --backup-instance={given.instance} --backup-project={given.project}"
         )
 
-    def copy_secrets() -> None:
+    def bring() -> None:
+        """Secrets, the seals of the audit trail, and the copies of messages since the backup."""
         for secret in ("token-signing-keys", "identity-key", "ordering-key", "pds-key", "smtp-password"):
             with tempfile.TemporaryDirectory() as kept:
                 path = Path(kept) / "secret"
@@ -261,72 +218,49 @@ def _stack(all_of_it: Rehearsal) -> None:
                 if secret in ("pds-key", "smtp-password"):
                     path.write_text(" ")
                 else:
-                    gcloud(
-                        "secrets",
-                        "versions",
-                        "access",
-                        "latest",
-                        f"--secret={secret}",
-                        f"--project={given.project}",
-                        f"--out-file={path}",
-                    )
-                gcloud("secrets", "versions", "add", secret, f"--data-file={path}", f"--project={project}")
+                    gcloud(f"secrets versions access latest --secret={secret} {there} --out-file={path}")
+                gcloud(f"secrets versions add {secret} --data-file={path} {here}")
+        files = "carefolio-files/audit"
+        gcloud(f"storage cp --recursive gs://{given.project}-{files}/seals gs://{project}-{files}/")
+        day = datetime.fromisoformat(backup["at"]) - timedelta(hours=1)
+        while day.date() <= datetime.now(UTC).date():
+            for role in ("primary", "second"):
+                place = f"carefolio-copies-{role}/{day:%Y/%m/%d}"
+                try:
+                    gcloud(f"storage ls gs://{given.project}-{place}")
+                except RehearsalError:
+                    # A day on which nothing was copied there is no folder.
+                    continue
+                gcloud(f"storage rsync --recursive gs://{given.project}-{place} gs://{project}-{place}")
+            day += timedelta(days=1)
+
+    def schema() -> None:
+        apply("module.database", 'module.services["primary"].google_cloud_run_v2_job.migrate',
+              'module.services["primary"].google_cloud_run_v2_job.command')  # fmt: skip
+        gcloud(f"run jobs execute carefolio-migrate --wait {here} --region={given.region}")
+        # Before anything can call out: it is a copy, and nobody's to write letters or fetch extracts with.
+        _command(project, given.region, "quiet")
 
     def put_back() -> None:
-        # Kept in the other region than the one that served.
-        copies = f"gs://{given.project}-carefolio-copies-second"
-        _command(
-            project,
-            given.region,
-            f"{project}:{given.region}:carefolio-primary",
-            "message",
-            "put-back",
-            "--from",
-            copies,
-        )
-        _command(
-            project, given.region, f"{project}:{given.region}:carefolio-primary", "message", "missing", "--from", copies
-        )
+        since = f"{datetime.fromisoformat(backup['at']):{_STAMP}}"
+        for what in ("put-back", "missing"):
+            _command(project, given.region, f"message,{what},--since,{since}")
 
-    image = gcloud(
-        "run",
-        "services",
-        "describe",
-        "carefolio-fhir",
-        f"--project={given.project}",
-        f"--region={given.region}",
-        "--format=value(spec.template.spec.containers[0].image)",
-    ).strip()
     all_of_it.step("project", make_project)
     all_of_it.step("network, keys, database", make_database)
     all_of_it.step("restore the backup", restore)
-    all_of_it.step("secrets", copy_secrets)
-    all_of_it.step("functions", lambda: apply())
-    all_of_it.step(
-        "schema",
-        lambda: (
-            gcloud(
-                "run",
-                "jobs",
-                "execute",
-                "carefolio-migrate",
-                "--wait",
-                f"--project={project}",
-                f"--region={given.region}",
-            )
-            and None
-        ),
-    )
+    all_of_it.step("secrets, seals, copies", bring)
+    all_of_it.step("schema", schema)
     all_of_it.step("messages put back", put_back)
-    all_of_it.step("audit trail", lambda: _command(project, given.region, restored, "audit", "verify"))
+    all_of_it.step("functions", lambda: apply("module.services", "module.messaging", "module.edge"))
+    all_of_it.step("audit trail", lambda: _command(project, given.region, "audit,verify"))
 
 
 def restore(all_of_it: Rehearsal) -> None:
     """The last off-site export into an instance of its own, in the off-site project. Raises RehearsalError."""
     given = all_of_it.given
-    instance = f"restored-{all_of_it.name}"
-    where = (f"--project={given.offsite_project}",)
-    exports = sorted(gcloud("storage", "ls", f"{given.offsite}/exports/").split())
+    instance, where = f"restored-{all_of_it.name}", f"--project={given.offsite_project}"
+    exports = sorted(gcloud(f"storage ls {given.offsite}/exports/").split())
     if not exports:
         raise RehearsalError("there is no export")
     export = exports[-1].rstrip("/")
@@ -335,59 +269,37 @@ def restore(all_of_it: Rehearsal) -> None:
     def make() -> None:
         all_of_it.cleaning.append((f"instance {instance}", lambda: _delete_instance(instance, given.offsite_project)))
         gcloud(
-            "sql",
-            "instances",
-            "create",
-            instance,
-            *where,
-            f"--region={given.region}",
-            "--database-version=POSTGRES_17",
-            "--edition=ENTERPRISE",
-            "--tier=db-custom-4-16384",
-            "--no-assign-ip",
-            "--enable-private-service-connect",
-            "--storage-auto-increase",
+            f"sql instances create {instance} {where} --region={given.region} --database-version=POSTGRES_17"
+            " --edition=ENTERPRISE --tier=db-custom-4-16384 --no-assign-ip --enable-private-service-connect"
+            " --storage-auto-increase"
         )
         account = gcloud(
-            "sql", "instances", "describe", instance, *where, "--format=value(serviceAccountEmailAddress)"
+            f"sql instances describe {instance} {where} --format=value(serviceAccountEmailAddress)"
         ).strip()
-        gcloud(
-            "storage",
-            "buckets",
-            "add-iam-policy-binding",
-            given.offsite,
-            f"--member=serviceAccount:{account}",
-            "--role=roles/storage.objectAdmin",
-        )
-        gcloud("sql", "databases", "create", "carefolio", f"--instance={instance}", *where)
+        member = f"--member=serviceAccount:{account} --role=roles/storage.objectAdmin"
+        gcloud(f"storage buckets add-iam-policy-binding {given.offsite} {member}")
+        gcloud(f"sql databases create carefolio --instance={instance} {where}")
+        # Who owns the tables, and who may use them: the export names them, and has no users in it.
+        for role in ("carefolio_owner", "carefolio_function"):
+            gcloud(f"sql users create {role} --instance={instance} {where}")
 
     all_of_it.step("instance", make)
     all_of_it.step(
         "import",
         lambda: (
-            gcloud(
-                "sql", "import", "sql", instance, export, "--database=carefolio", "--parallel", "--threads=4", *where
-            )
-            and None
+            gcloud(f"sql import sql {instance} {export} --database=carefolio --parallel --threads=4 {where}") and None
         ),
     )
     counted = f"{given.offsite}/checks/{all_of_it.name}.csv"
-    query = (
-        "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM resource), (SELECT max(received_at) FROM message)"
-    )
+    query = "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM resource), max(received_at) FROM message"
     all_of_it.step(
         "count",
         lambda: (
-            gcloud("sql", "export", "csv", instance, counted, "--database=carefolio", f"--query={query}", *where)
-            and None
+            gcloud(f"sql export csv {instance} {counted} --database=carefolio {where}", f"--query={query}") and None
         ),
     )
-    told = gcloud("storage", "cat", counted).strip().replace('"', "").split(",")
-    all_of_it.figures |= {
-        "messages": int(told[0]),
-        "resources": int(told[1]),
-        "newest": told[2] if len(told) > 2 else "",
-    }
+    told = gcloud(f"storage cat {counted}").strip().replace('"', "").split(",")
+    all_of_it.figures |= {"messages": int(told[0]), "resources": int(told[1]), "newest": told[2] if told[2:] else ""}
     if not all_of_it.figures["resources"]:
         raise RehearsalError(f"{export} holds no record")
 

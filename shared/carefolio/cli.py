@@ -14,6 +14,7 @@ from carefolio.commands.emis import emis_app
 from carefolio.commands.hl7 import hl7_app
 from carefolio.commands.messages import message_app
 from carefolio.commands.profiles import profile
+from carefolio.commands.quiet import quiet
 from carefolio.commands.records import code_app, record_app
 from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
 from carefolio.commands.terminal import UsageError, enter
@@ -41,6 +42,7 @@ for name, sub in (("organisation", organisation_app), ("team", team_app), ("send
                   ("hl7", hl7_app)):  # fmt: skip
     app.add_typer(sub, name=name)
 app.command()(profile)
+app.command()(quiet)
 
 
 @app.command()

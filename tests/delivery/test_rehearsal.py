@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ failing = open(place + "/failing").read().strip()
 if failing and failing in said:
     sys.exit("ERROR: (gcloud) " + failing + " was refused")
 answers = json.load(open(place + "/answers"))
-if words[:2] == ["storage", "cp"]:
+if words[:2] == ["storage", "cp"] and words[2].endswith("proof.json"):
     shutil.copy(words[2], place + "/proof.json")
     open(place + "/where", "w").write(words[3])
 for part, answer in answers.items():
@@ -51,7 +52,13 @@ class Cloud:
             "get-latest-recovery-time": answers.pop("moment", "2099-01-01T00:00:00Z"),
             "run services describe": "registry.example/carefolio@sha256:1",
             "projects describe": "4711",
-            "backups list": '[{"id": "99"}]',
+            "backups list": json.dumps([{"id": "99", "startTime": datetime.now(UTC).isoformat()}]),
+            "describe carefolio-primary": json.dumps(
+                {
+                    "settings": {"dataDiskSizeGb": "512"},
+                    "diskEncryptionConfiguration": {"kmsKeyName": "projects/p/locations/l/keyRings/r/cryptoKeys/k"},
+                }
+            ),
             "serviceAccountEmailAddress": "p1@gcp-sa-cloud-sql.iam.gserviceaccount.com",
             "storage ls": "gs://offsite/exports/20261125T010000/\ngs://offsite/exports/20261126T010000/",
             "storage cat": '"812","90210","2026-11-26 00:59:00"',
@@ -97,12 +104,15 @@ def test_a_rehearsal_leaves_a_proof_and_nothing_else(cloud: Cloud) -> None:
     assert {"rto", "rpo", "steps"} <= set(cloud.proof["figures"])
     assert (cloud.folder / "where").read_text().startswith("gs://offsite/proofs/rehearsed/")
     order = cloud.place(
-        "sql instances clone carefolio-primary carefolio-clone-", "message,missing,--until", "sql instances delete",
+        "sql instances clone carefolio-primary carefolio-clone-", "message,missing,--since", "sql instances delete",
         "projects create", "perimeters update carefolio_production --policy=3 --add-resources=projects/4711",
-        "terraform", "sql backups restore 99 --restore-instance=carefolio-primary", "secrets versions add",
-        "carefolio-migrate", "message,put-back", "audit,verify", "--remove-resources=projects/4711", "projects delete",
+        "disk_gb=512", "kms keys add-iam-policy-binding",
+        "sql backups restore 99 --restore-instance=carefolio-primary", "secrets versions add", "storage rsync",
+        "carefolio-migrate", "--args=quiet", "message,put-back", "module.messaging", "audit,verify",
+        "kms keys remove-iam-policy-binding", "--remove-resources=projects/4711", "projects delete",
     )  # fmt: skip
     assert order == sorted(order)
+    assert all(len(word) <= 30 for line in cloud.asked if "projects create" in line for word in line.split()[3:4])
     # What is given away and not asked for again.
     assert all("--quiet" in line for line in cloud.asked if line.startswith("gcloud"))
 
@@ -125,7 +135,7 @@ def test_one_that_fails_is_filed_as_that_and_cleaned_up(cloud: Cloud, failing: s
 def test_what_cannot_be_taken_down_is_named(cloud: Cloud) -> None:
     status, _ = cloud.rehearse("rehearse", "projects delete")
     assert status == 1
-    assert "left behind: project carefolio-rehearsal-" in cloud.proof["figures"]["wrong"]
+    assert "left behind: project carefolio-reh-" in cloud.proof["figures"]["wrong"]
 
 
 def test_a_point_that_is_too_old_breaks_the_promise(cloud: Cloud) -> None:

@@ -9,6 +9,9 @@ terraform {
 
 provider "google" {
   project = "carefolio-delivery"
+  # Whose quota, and whose list of services, a call of a person counts against.
+  billing_project       = "carefolio-delivery"
+  user_project_override = true
 }
 
 module "delivery" {

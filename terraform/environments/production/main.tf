@@ -9,6 +9,9 @@ terraform {
 
 provider "google" {
   project = "carefolio-production"
+  # Whose quota, and whose list of services, a call of a person counts against.
+  billing_project       = "carefolio-production"
+  user_project_override = true
 }
 
 variable "primary_region" {
@@ -38,7 +41,7 @@ module "platform" {
   files_location = "EUR5"
   offsite        = { project = "carefolio-production-offsite", days = 30 }
   delivery       = { project = "carefolio-delivery", number = "100000000001" }
-  perimeter      = { policy = "100000000000", visitors = ["serviceAccount:deployer-production@carefolio-delivery.iam.gserviceaccount.com", "group:operators@carefolio.example"] }
+  perimeter      = { policy = "100000000000", visitors = ["serviceAccount:deployer-production@carefolio-delivery.iam.gserviceaccount.com", "serviceAccount:rehearser@carefolio-delivery.iam.gserviceaccount.com", "group:operators@carefolio.example"] }
   budget         = { account = "000000-000000-000000", monthly = 12000 }
   scanner        = "europe-west2-docker.pkg.dev/carefolio-delivery/others/clamav/clamav:1.4"
   trace_share    = 0.01

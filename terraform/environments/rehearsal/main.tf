@@ -16,12 +16,21 @@ variable "project" {
 
 provider "google" {
   project = var.project
+  # Whose quota, and whose list of services, a call of a person counts against.
+  billing_project       = var.project
+  user_project_override = true
 }
 
 variable "primary_region" {
   description = "primary, or second after a switch-over (docs/runbooks)."
   type        = string
   default     = "primary"
+}
+
+variable "disk_gb" {
+  description = "As large as the disk of the instance whose backup is restored."
+  type        = number
+  default     = 20
 }
 
 variable "image" {
@@ -46,10 +55,10 @@ module "platform" {
   offsite        = { project = var.project, days = 1 }
   delivery       = { project = "carefolio-delivery", number = "100000000001" }
   perimeter      = null
-  budget         = { account = "000000-000000-000000", monthly = 500 }
+  budget         = null
   scanner        = "europe-west2-docker.pkg.dev/carefolio-delivery/others/clamav/clamav:1.4"
   trace_share    = 1
-  database       = { tier = "db-perf-optimized-N-2", disk_gb = 20, max_connections = 500, wal_days = 7 }
+  database       = { tier = "db-perf-optimized-N-2", disk_gb = var.disk_gb, max_connections = 500, wal_days = 7 }
   secrets = {
     token-signing-keys = "1"
     identity-key       = "1"

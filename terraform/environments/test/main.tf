@@ -9,6 +9,9 @@ terraform {
 
 provider "google" {
   project = "carefolio-test"
+  # Whose quota, and whose list of services, a call of a person counts against.
+  billing_project       = "carefolio-test"
+  user_project_override = true
 }
 
 variable "primary_region" {

@@ -145,7 +145,8 @@ resource "google_sql_database_instance" "instance" {
         start_time                     = "02:00"
         location                       = var.regions[local.other]
         backup_retention_settings {
-          retained_backups = 30
+          # More than the days of the log, or the log is of no use.
+          retained_backups = max(30, var.wal_days + 1)
           retention_unit   = "COUNT"
         }
       }
@@ -207,8 +208,8 @@ output "writing" {
 
 output "connection" {
   description = "By what the functions find the database: the instance that is written to."
-  value       = "${var.project}:${var.regions[var.primary_region]}:${var.name}-${var.primary_region}"
-  depends_on  = [google_sql_database_instance.instance]
+  # By names alone: what waits for both instances would wait for one in a lost region.
+  value = "${var.project}:${var.regions[var.primary_region]}:${var.name}-${var.primary_region}"
 }
 
 output "names" {

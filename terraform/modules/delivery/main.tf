@@ -47,7 +47,11 @@ locals {
 }
 
 resource "google_project_service" "needed" {
-  for_each           = toset(["artifactregistry", "binaryauthorization", "cloudbuild", "cloudscheduler", "containeranalysis", "containerscanning", "ondemandscanning", "pubsub"])
+  # Those of the delivery itself; and those that its accounts ask for in other projects, which are looked up in their own.
+  for_each = toset([
+    "accesscontextmanager", "artifactregistry", "billingbudgets", "binaryauthorization", "certificatemanager", "cloudbilling", "cloudbuild", "cloudkms", "cloudresourcemanager", "cloudscheduler",
+    "compute", "containeranalysis", "containerscanning", "dns", "iam", "logging", "monitoring", "ondemandscanning", "pubsub", "run", "secretmanager", "servicenetworking", "serviceusage", "sqladmin", "storage",
+  ])
   project            = var.project
   service            = "${each.value}.googleapis.com"
   disable_on_destroy = false
@@ -123,7 +127,7 @@ resource "google_service_account" "builder" {
 }
 
 resource "google_project_iam_member" "builder" {
-  for_each = toset(["roles/artifactregistry.writer", "roles/containeranalysis.notes.editor", "roles/containeranalysis.occurrences.editor", "roles/logging.logWriter", "roles/ondemandscanning.admin", "roles/storage.objectUser"])
+  for_each = toset(["roles/artifactregistry.writer", "roles/containeranalysis.notes.editor", "roles/containeranalysis.occurrences.editor", "roles/logging.logWriter", "roles/ondemandscanning.admin", "roles/storage.admin"])
   project  = var.project
   role     = each.value
   member   = google_service_account.builder.member

@@ -31,7 +31,7 @@ locals {
   # In the environment's project: clone, read backups, secrets and copies, run commands on a clone. In the off-site project: an
   # instance of a day.
   rehearsing = merge(
-    { for role in ["cloudsql.admin", "run.developer", "iam.serviceAccountUser", "secretmanager.secretAccessor", "storage.objectViewer"] : "environment ${role}" => { project = var.rehearsal.project, role = role } },
+    { for role in ["cloudkms.admin", "cloudsql.admin", "run.developer", "iam.serviceAccountUser", "secretmanager.secretAccessor", "storage.objectViewer"] : "environment ${role}" => { project = var.rehearsal.project, role = role } },
     { for role in ["cloudsql.admin", "storage.admin"] : "offsite ${role}" => { project = var.rehearsal.offsite_project, role = role } },
     { for role in ["logging.logWriter"] : "here ${role}" => { project = var.project, role = role } },
   )
@@ -48,6 +48,14 @@ resource "google_project_iam_member" "rehearser" {
   project  = each.value.project
   role     = "roles/${each.value.role}"
   member   = google_service_account.rehearser.member
+}
+
+# What is made in the folder pulls images and asks for their attestation in the name of agents that are not there yet.
+resource "google_project_iam_member" "rehearsed" {
+  for_each = toset(["roles/artifactregistry.reader", "roles/binaryauthorization.attestorsVerifier"])
+  project  = var.project
+  role     = each.value
+  member   = "principalSet://cloudresourcemanager.googleapis.com/folders/${var.rehearsal.folder}/type/ServiceAgent"
 }
 
 resource "google_cloudbuild_trigger" "rehearsal" {

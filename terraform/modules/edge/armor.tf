@@ -20,7 +20,7 @@ resource "google_compute_security_policy" "web" {
     action      = "rate_based_ban"
     match {
       expr {
-        expression = "request.path.startsWith('/login') || request.path.startsWith('/account')"
+        expression = "request.path.startsWith('/login') || request.path.startsWith('/account') || request.path.startsWith('/nhs-login') || request.path.startsWith('/oauth2/authorize')"
       }
     }
     rate_limit_options {

@@ -103,6 +103,18 @@ resource "google_secret_manager_secret" "secret" {
   project             = var.project
   secret_id           = each.value
   deletion_protection = false
+  # Nobody turns it by itself: that it is time is told (module watch).
+  topics {
+    name = google_pubsub_topic.turn.id
+  }
+  rotation {
+    rotation_period    = "31536000s"
+    next_rotation_time = "2027-11-01T09:00:00Z"
+  }
+  lifecycle {
+    ignore_changes = [rotation[0].next_rotation_time]
+  }
+  depends_on = [google_pubsub_topic_iam_member.turn]
   replication {
     user_managed {
       dynamic "replicas" {
@@ -116,6 +128,22 @@ resource "google_secret_manager_secret" "secret" {
       }
     }
   }
+}
+
+resource "google_pubsub_topic" "turn" {
+  project      = var.project
+  name         = "secret-to-turn"
+  kms_key_name = var.keys["both-messages"]
+  message_storage_policy {
+    allowed_persistence_regions = values(var.regions)
+  }
+}
+
+resource "google_pubsub_topic_iam_member" "turn" {
+  project = var.project
+  topic   = google_pubsub_topic.turn.name
+  role    = "roles/pubsub.publisher"
+  member  = "serviceAccount:service-${data.google_project.here.number}@gcp-sa-secretmanager.iam.gserviceaccount.com"
 }
 
 resource "google_secret_manager_secret_iam_member" "reader" {

@@ -14,11 +14,14 @@ variable "perimeter" {
 
 locals {
   # Those that hold data of patients, or keys to it.
-  restricted = [for each in ["cloudkms", "logging", "pubsub", "run", "secretmanager", "sqladmin", "storage"] : "${each}.googleapis.com"]
-  # An address for each: the one that serves what a perimeter knows, and for what it does not know the other.
+  restricted = [for each in ["cloudkms", "cloudscheduler", "compute", "logging", "pubsub", "run", "secretmanager", "sqladmin", "storage"] : "${each}.googleapis.com"]
+  # The address that serves what a perimeter knows; and the other for what it does not know: keys that check tokens, spans.
+  kept  = ["199.36.153.4", "199.36.153.5", "199.36.153.6", "199.36.153.7"]
+  other = ["199.36.153.8", "199.36.153.9", "199.36.153.10", "199.36.153.11"]
   names = {
-    "*.googleapis.com."   = ["199.36.153.4", "199.36.153.5", "199.36.153.6", "199.36.153.7"]
-    "www.googleapis.com." = ["199.36.153.8", "199.36.153.9", "199.36.153.10", "199.36.153.11"]
+    "*.googleapis.com."         = local.kept
+    "www.googleapis.com."       = local.other
+    "telemetry.googleapis.com." = local.other
   }
 }
 
@@ -31,10 +34,6 @@ resource "google_access_context_manager_service_perimeter" "here" {
   status {
     resources           = [for number in var.perimeter.projects : "projects/${number}"]
     restricted_services = local.restricted
-    vpc_accessible_services {
-      enable_restriction = true
-      allowed_services   = ["RESTRICTED-SERVICES"]
-    }
     ingress_policies {
       title = "Deployments and operators"
       ingress_from {

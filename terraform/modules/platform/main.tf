@@ -38,6 +38,10 @@ locals {
   scanned   = ["api", "portal"]
   functions = { for name, each in var.functions : name => merge(each, { secrets = local.needs[name].secrets, scanned = contains(local.scanned, name) }, lookup(local.shapes, name, {})) }
   audience  = "https://internal.${var.hosts.api}"
+  # By role and function, as Cloud Run makes names and addresses: known without asking, so that the load balancer, the
+  # pushes and the clock can be turned to one region while the other does not answer.
+  names     = { for name in keys(var.functions) : name => "${local.name}-${replace(name, "_", "-")}" }
+  addresses = { for role, region in local.regions : role => { for name, service in local.names : name => "https://${service}-${data.google_project.here.number}.${region}.run.app" } }
   environment = merge({
     ENVIRONMENT          = var.environment
     PUBLIC_URL           = "https://${var.hosts.web}"
@@ -159,8 +163,8 @@ module "services" {
   subnet    = module.network.subnets[each.key]
   environment = merge(local.environment, {
     REGION = each.value
-    # Where the other region is, so that losing this one loses no message.
-    COPIES_URL   = "gs://${module.storage.copies[each.key]}"
+    # Where the other region is, so that losing this one loses no message; and here, where that one is lost.
+    COPIES_URL   = "gs://${module.storage.copies[each.key]} gs://${module.storage.copies[each.key == "primary" ? "second" : "primary"]}"
     FUNCTION_URL = "https://${local.name}-{function}-${data.google_project.here.number}.${each.value}.run.app"
   })
   secrets             = var.secrets
@@ -177,7 +181,7 @@ module "messaging" {
   regions        = local.regions
   primary_region = var.primary_region
   key            = module.keys.keys["both-messages"]
-  services       = { for role, each in module.services : role => each.addresses }
+  services       = local.addresses
   caller         = module.identity.accounts["caller"]
   audience       = local.audience
 }
@@ -189,7 +193,7 @@ module "edge" {
   regions        = local.regions
   primary_region = var.primary_region
   hosts          = var.hosts
-  services       = module.services["primary"].names
+  services       = local.names
   oldest_hl7_tls = var.oldest_hl7_tls
   rules_preview  = var.rules_preview
   network        = module.network.network
@@ -203,7 +207,7 @@ module "watch" {
   backends      = module.edge.backends
   subscriptions = module.messaging.subscriptions
   region        = local.regions.primary
-  functions     = { for name, each in module.services["primary"].names : name => each }
+  functions     = local.names
   budget        = var.budget
   audit_days    = var.audit_days
   protected     = var.protected

@@ -115,7 +115,7 @@ variable "perimeter" {
 }
 
 variable "budget" {
-  description = "The billing account, and what a month may cost in its currency."
+  description = "The billing account, and what a month may cost in its currency; null for a project of hours."
   type        = object({ account = string, monthly = number })
 }
 

@@ -122,6 +122,10 @@ resource "google_cloud_run_v2_job" "smoke" {
         image   = var.image
         command = ["python", "/carefolio/scripts/rollout.py"]
         args    = ["ask"]
+        env {
+          name  = "PUSH_AUDIENCE"
+          value = var.audience
+        }
       }
     }
   }

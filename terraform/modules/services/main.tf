@@ -123,6 +123,10 @@ resource "google_cloud_run_v2_service" "function" {
     }
     containers {
       image = var.image
+      # Beside a scanner it has to be said which of the two is asked.
+      ports {
+        container_port = 8080
+      }
       dynamic "env" {
         for_each = merge(var.environment, {
           FUNCTION_SOURCE = "functions/${each.key}/main.py"
@@ -221,14 +225,4 @@ resource "google_cloud_run_v2_service_iam_member" "caller" {
   name     = google_cloud_run_v2_service.function[each.key].name
   role     = "roles/run.invoker"
   member   = "serviceAccount:${var.caller}"
-}
-
-output "names" {
-  description = "The services, by function."
-  value       = { for name, service in google_cloud_run_v2_service.function : name => service.name }
-}
-
-output "addresses" {
-  description = "By function its own address."
-  value       = { for name, service in google_cloud_run_v2_service.function : name => service.uri }
 }

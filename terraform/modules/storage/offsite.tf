@@ -20,7 +20,7 @@ data "google_project" "offsite" {
 }
 
 resource "google_project_service" "offsite" {
-  for_each           = toset(["cloudkms", "storage"])
+  for_each           = toset(["cloudkms", "sqladmin", "storage"])
   project            = var.offsite_project
   service            = "${each.value}.googleapis.com"
   disable_on_destroy = false

@@ -43,7 +43,9 @@ locals {
     slow = { rate = 6, long = "21600s", short = "1800s", severity = "CRITICAL" }
     days = { rate = 3, long = "86400s", short = "7200s", severity = "WARNING" }
   }
-  alerts = merge([for door in keys(var.backends) : { for burn, each in local.burns : "${door} ${burn}" => merge(each, { door = door }) }]...)
+  alerts = merge(flatten([for door in keys(var.backends) : [
+    for what in ["availability", "latency"] : { for burn, each in local.burns : "${door} ${what} ${burn}" => merge(each, { door = door, what = what }) }
+  ]])...)
   # What is asked of each measure: more than this, for so long.
   limits = {
     "The replica in the second region lags: a lost region would lose more than the promise" = {
@@ -60,6 +62,9 @@ locals {
     }
     "A message has been given up" = {
       filter = "metric.type=\"pubsub.googleapis.com/subscription/dead_letter_message_count\" resource.type=\"pubsub_subscription\"", above = 0, for = "0s", reducer = "ALIGN_SUM"
+    }
+    "A secret is to be turned: docs/runbooks/leaked-secret.md has how" = {
+      filter = "metric.type=\"pubsub.googleapis.com/topic/send_message_operation_count\" resource.type=\"pubsub_topic\" resource.label.topic_id=\"secret-to-turn\"", above = 0, for = "0s", every = "3600s", reducer = "ALIGN_SUM"
     }
     "The database's log cannot be kept: a moment could not be restored" = {
       filter = "metric.type=\"cloudsql.googleapis.com/database/replication/log_archive_failure_count\" resource.type=\"cloudsql_database\"", above = 0, for = "300s", reducer = "ALIGN_DELTA"
@@ -165,7 +170,7 @@ resource "google_monitoring_slo" "latency" {
 resource "google_monitoring_alert_policy" "burn" {
   for_each              = local.alerts
   project               = var.project
-  display_name          = "Door ${each.value.door}: the budget of 30 days burns ${each.value.rate} times too fast"
+  display_name          = "Door ${each.value.door}: the budget of 30 days for ${each.value.what} burns ${each.value.rate} times too fast"
   combiner              = "AND"
   severity              = each.value.severity
   notification_channels = [google_monitoring_notification_channel.mail.id]
@@ -174,7 +179,7 @@ resource "google_monitoring_alert_policy" "burn" {
     content {
       display_name = "over ${conditions.value}"
       condition_threshold {
-        filter          = "select_slo_burn_rate(\"${google_monitoring_slo.availability[each.value.door].name}\", \"${conditions.value}\")"
+        filter          = "select_slo_burn_rate(\"${each.value.what == "availability" ? google_monitoring_slo.availability[each.value.door].name : google_monitoring_slo.latency[each.value.door].name}\", \"${conditions.value}\")"
         comparison      = "COMPARISON_GT"
         threshold_value = each.value.rate
         duration        = "0s"

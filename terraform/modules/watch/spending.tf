@@ -1,11 +1,12 @@
 # What a month may cost, and who is told before it has.
 
 variable "budget" {
-  description = "The billing account, and what a month may cost in its currency."
+  description = "The billing account, and what a month may cost in its currency; null for a project of hours."
   type        = object({ account = string, monthly = number })
 }
 
 resource "google_billing_budget" "month" {
+  count           = var.budget == null ? 0 : 1
   billing_account = var.budget.account
   display_name    = var.project
   budget_filter {
