@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import NewHospital
+from tests.conftest import NewHospital, nhs, unique
+from tests.record.people import Person
 
 HERE = Path(__file__).parent
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
@@ -52,3 +53,30 @@ def check(command: list[str], environment: dict[str, str], folder: Path) -> None
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": good" in done.stdout
+
+
+async def test_smart_fetch_exports_and_crawls(new_hospital: NewHospital, tmp_path: Path) -> None:
+    """Bulk Data's export, and the same patients resource by resource, by a tool of researchers, unchanged."""
+    hospital = await new_hospital("--allow", "127.0.0.0/8", scope="system/*.rs")
+    person = Person(nhs(), unique("L"))
+    await hospital.accepted(person.message("A28", rest="AL1|1|DA|P^Penicillin"))
+    await hospital.accepted(person.result(unique("F"), "90"))
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [tmp_path / "venv/bin/python", "-m", "pip", "install", "--quiet", "smart-fetch"]
+    if subprocess.run(pip, capture_output=True, check=False).returncode:
+        pytest.skip("smart-fetch cannot be installed here")
+    (tmp_path / "token").write_text(await hospital.authorize())
+    kinds = ("Patient", "AllergyIntolerance", "Observation")
+    common = ["--fhir-url", f"{hospital.installation.url}/fhir/R4", "--bearer-token", tmp_path / "token",
+              "--no-compression", "--no-default-filters", "--type", ",".join(kinds)]  # fmt: skip
+    for how, more in (("bulk", []), ("crawl", ["--source-dir", tmp_path / "bulk"])):
+        done = subprocess.run(
+            [tmp_path / "venv/bin/smart-fetch", how, *common, *more, tmp_path / how],
+            capture_output=True, text=True, check=False, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        for kind in kinds:
+            lines = [
+                line for file in (tmp_path / how).glob(f"{kind}*.ndjson") for line in file.read_text().splitlines()
+            ]
+            assert len(lines) == 1, (how, kind)

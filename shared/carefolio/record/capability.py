@@ -10,6 +10,7 @@ from carefolio.record.search_terms import COMMON
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
                  "search-type")  # fmt: skip
+_BULK = "http://hl7.org/fhir/uv/bulkdata"
 _OPERATIONS = ("Resource-meta", "Resource-meta-add", "Resource-meta-delete", "Resource-validate")
 
 
@@ -24,6 +25,7 @@ def statement(base: str, when: str) -> dict[str, Any]:
         "implementation": {"description": "Carefolio FHIR R4", "url": f"{base}/fhir/R4"},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json", "application/fhir+xml", "xml"],
+        "instantiates": [f"{_BULK}/CapabilityStatement/bulk-data"],
         "patchFormat": ["application/json-patch+json", "application/merge-patch+json", "application/fhir+json"],
         "rest": [
             {
@@ -50,6 +52,7 @@ def statement(base: str, when: str) -> dict[str, Any]:
                 },
                 "resource": [_resource(kind) for kind in sorted(resource_types() - NO_ENDPOINT)],
                 "interaction": [{"code": code} for code in ("transaction", "batch", "history-system", "search-system")],
+                "operation": [{"name": "export", "definition": f"{_BULK}/OperationDefinition/export"}],
             }
         ],
     }
@@ -79,4 +82,6 @@ def _resource(kind: str) -> dict[str, Any]:
         {"name": name.partition("-")[2], "definition": f"http://hl7.org/fhir/OperationDefinition/{name}"}
         for name in named
     ]
+    if kind in ("Patient", "Group"):
+        made["operation"].append({"name": "export", "definition": f"{_BULK}/OperationDefinition/{kind.lower()}-export"})
     return made
