@@ -18,6 +18,7 @@ from carefolio.local import load
 from carefolio.local.archive import Archive
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_a_machine_that_lost_its_database(homes: Callable[[], Path]) -> None:
     """Backed up by itself, destroyed, restored to the end of its log, started, and nothing acknowledged is missing."""

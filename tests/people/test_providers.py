@@ -134,7 +134,7 @@ async def provider_of(pool: asyncpg.Pool, hospital: Hospital) -> AsyncIterator[A
         app.router.add_get(f"/{name}/authorize", made.authorize)
         app.router.add_post(f"/{name}/token", made.token)
         app.router.add_get(f"/{name}/userinfo", made.userinfo)
-        runner = web.AppRunner(app)
+        runner = web.AppRunner(app, shutdown_timeout=0.5)
         await runner.setup()
         await web.TCPSite(runner, "localhost", port).start()
         runners.append(runner)

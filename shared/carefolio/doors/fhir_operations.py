@@ -1,4 +1,4 @@
-"""FHIR's operations on the record (R4 3.2.0): $everything, $validate, $meta."""
+"""FHIR's operations on the record (R4 3.2.0): $everything, $lastn, $validate, $meta."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_formats
 from carefolio.doors.bearer import authorised
-from carefolio.doors.fhir_requests import FORM, document_of, number_of, reader_of, span_of, type_of
+from carefolio.doors.fhir_requests import FORM, document_of, number_of, query_of, reader_of, span_of, type_of
 from carefolio.fhir import text
 from carefolio.fhir.errors import error
 from carefolio.fhir.validation import Issue, validate
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
-from carefolio.record import reading, resources, search
+from carefolio.record import latest, reading, resources, search
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
@@ -55,6 +55,20 @@ async def everything(request: Request) -> Response:
     return answers.searchset(
         page, f"Patient/{request.path_params['id']}/$everything", list(request.query_params.multi_items())
     )
+
+
+async def lastn(request: Request) -> Response:
+    """GET, POST Observation/$lastn: of each kind the ``max`` (1) latest of a patient (R4 observation-lastn)."""
+    fhir_formats.check_format(request)
+    token = await authorised(request, "Observation", "s")
+    given = await query_of(request)
+    query = [(name, value) for name, value in given if name not in ("max", *FORM)]
+    counts = [value for name, value in given if name == "max"] or ["1"]
+    if len(counts) > 1 or not counts[0].isascii() or not counts[0].isdigit() or not 1 <= int(counts[0]) <= latest.MOST:
+        raise SearchError("max", f"a number from 1 to {latest.MOST}")
+    with span("lastn"):
+        page = await latest.latest(await database.pool(), reader_of(token), query, int(counts[0]))
+    return answers.searchset(page, "Observation/$lastn", given)
 
 
 def _cursor(value: str) -> uuid.UUID:

@@ -292,10 +292,11 @@ def opened(reader: Reader, arguments: list[Any], found: str = "found") -> str:
     return f"open_contents({chosen}, (SELECT ${last - 1}::uuid), (SELECT ${last}::uuid)) AS opened"
 
 
-def with_contents(found: str, reader: Reader, arguments: list[Any]) -> str:
+def with_contents(found: str, reader: Reader, arguments: list[Any], also: str = "") -> str:
     """SQL: what the statement ``found`` (id, version, type, patient_id) chose, as id, type and content.
 
-    Each patient of whom something is in it gets an audit line.
+    ``also``: further columns of it, each with a comma before it. Each patient of whom something is in it gets an
+    audit line.
     """
     arguments += [reader.actor, reader.organisation_id]
     actor, organisation = f"${len(arguments) - 1}::text", f"${len(arguments)}::uuid"
@@ -304,7 +305,7 @@ def with_contents(found: str, reader: Reader, arguments: list[Any]) -> str:
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type)
             SELECT {actor}, {organisation}, 'read', patient_id, string_agg(DISTINCT type, ',') FROM found
             WHERE patient_id IS NOT NULL GROUP BY patient_id
-        ) SELECT id, type, opened.content FROM found JOIN {opened(reader, arguments)} USING (id, version)
+        ) SELECT id, type, opened.content{also} FROM found JOIN {opened(reader, arguments)} USING (id, version)
     """  # noqa: S608 - ours
 
 

@@ -10,6 +10,7 @@ from carefolio.record.search_terms import COMMON
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
                  "search-type")  # fmt: skip
+_OF_TYPE = {"Patient": ("Patient-everything",), "Observation": ("Observation-lastn",)}
 _BULK = "http://hl7.org/fhir/uv/bulkdata"
 _OPERATIONS = ("Resource-meta", "Resource-meta-add", "Resource-meta-delete", "Resource-validate")
 
@@ -77,7 +78,7 @@ def _resource(kind: str) -> dict[str, Any]:
             for name, of in sorted({**COMMON, **{code: p.kind for code, p in parameters.items()}}.items())
         ],
     }
-    named = [*_OPERATIONS, *(["Patient-everything"] if kind == "Patient" else [])]
+    named = [*_OPERATIONS, *_OF_TYPE.get(kind, ())]
     made["operation"] = [
         {"name": name.partition("-")[2], "definition": f"http://hl7.org/fhir/OperationDefinition/{name}"}
         for name in named
