@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from tests.conftest import Hospital, NewHospital, Reply, nhs, unique
 from tests.record.people import Person, end
+from tests.sharing_kit import World
 
 from carefolio.fhir.validation import validate
 
@@ -209,12 +210,41 @@ async def test_what_the_scope_does_not_read_is_not_exported(new_hospital: NewHos
     assert (await begun(hospital, "$export?_type=AllergyIntolerance")).status == 400
 
 
+async def test_a_search_that_is_answered_later(owner: Hospital, world: World) -> None:
+    """All pages of what the search would find, with what goes with it; for a person what he sees, for nobody else."""
+    patient = (await owner.search("Observation?_count=1"))[0]["subject"]["reference"]
+    reply = await begun(owner, f"Observation?patient={patient}&_include=Observation:subject&_count=1")
+    told = await polled(owner, reply)
+    assert {each["type"] for each in told.json["output"]} == {"Observation", "Patient"}
+    refused = await begun(owner, "Observation?odd=1")
+    assert (refused.status, "odd" in refused.body.decode()) == (400, True)
+    await world.state("all")
+    member, stranger = world.people["member"], world.people["stranger"]
+    bearer = {"Authorization": f"Bearer {member.token()}"}
+    at_once = await world.hospital.request("GET", "/fhir/R4/Observation?_count=500", headers=bearer)
+    later = await world.hospital.request("GET", "/fhir/R4/Observation", headers=bearer | ASYNC)
+    assert later.status == 202, later.body
+    place = urlsplit(later.headers["Content-Location"]).path
+    for _ in range(200):
+        told = await world.hospital.request("GET", place, headers=bearer)
+        if told.status == 200:
+            break
+        await asyncio.sleep(0.05)
+    found = set()
+    for each in told.json["output"]:
+        file = await world.hospital.request("GET", urlsplit(each["url"]).path, headers=bearer)
+        found |= {json.loads(line)["id"] for line in file.body.splitlines()}
+    assert found == {each["resource"]["id"] for each in at_once.json.get("entry", [])}
+    other = {"Authorization": f"Bearer {stranger.token()}"}
+    assert (await world.hospital.request("GET", place, headers=other)).status == 404
+
+
 async def test_so_many_at_a_time_and_no_more(owner: Hospital, database: asyncpg.Pool) -> None:
     """A client that asks and asks is told to wait."""
     await database.execute(
         """
         INSERT INTO job (kind, request, reader, asked)
-        SELECT 'export', '', jsonb_build_object('actor', 'client/' || $1::text, 'organisation', '', 'scope', ''), '{}'
+        SELECT 'export', '', jsonb_build_object('actor', 'client/' || $1::text), '{}'
         FROM generate_series(1, 5)
         """,
         owner.client["client_id"],

@@ -19,7 +19,7 @@ from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
-from carefolio.doors import fhir_binary, fhir_formats
+from carefolio.doors import fhir_binary, fhir_formats, fhir_jobs
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import (
     FORM,
@@ -155,6 +155,8 @@ async def search_type(request: Request) -> Response:
     if "patient" in request.path_params:
         patient = internal_id("Patient", str(request.path_params["patient"]))
         path = f"Patient/{request.path_params['patient']}/{kind}"
+    elif "respond-async" in answers.preferences(request):
+        return await fhir_jobs.search_later(request, reader_of(token), kind, await query_of(request))
     return await _search(request, token, [kind], path, patient)
 
 

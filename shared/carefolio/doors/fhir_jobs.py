@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import UTC
 from email.utils import format_datetime
 from typing import Any
@@ -25,7 +25,7 @@ from carefolio.doors import fhir_answers as answers
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import document_of, reader_of, span_of
 from carefolio.fhir.errors import error
-from carefolio.record import bulk, jobs
+from carefolio.record import bulk, jobs, searching_later
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
@@ -76,8 +76,19 @@ async def _export(request: Request, level: str) -> Response:
         asked["patients"] = sorted(wanted & set(members))
     bulk.check(reader, asked)
     asked |= await bulk.asked_now(pool)
+    return await begun(jobs.make(pool, bulk.KIND, reader, _address(request), asked))
+
+
+async def search_later(request: Request, reader: Reader, kind: str, query: list[tuple[str, str]]) -> Response:
+    """A search with Prefer: respond-async."""
+    pool = await database.pool()
+    return await begun(searching_later.begin(pool, reader, _address(request), kind, query))
+
+
+async def begun(making: Awaitable[Job]) -> Response:
+    """202 with where to ask; 429 where the caller has too many under way."""
     try:
-        job = await jobs.make(pool, bulk.KIND, reader, _address(request), asked)
+        job = await making
     except jobs.TooManyError:
         raise HTTPException(
             429,
@@ -231,7 +242,7 @@ async def _job(request: Request) -> tuple[Reader, Job]:
         number = uuid.UUID(str(request.path_params["job"]))
     except ValueError:
         raise error(404, "not-found", "no such job") from None
-    job = await jobs.find(await database.pool(), number, reader) if reader.account is None else None
+    job = await jobs.find(await database.pool(), number, reader)
     if job is None or job.status in ("cancelled", "expired"):
         raise error(404, "not-found", "no such job, or it is over")
     return reader, job

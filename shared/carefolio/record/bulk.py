@@ -302,7 +302,7 @@ async def _gone(pool: Pool, job: Job, patients: list[uuid.UUID], kinds: list[str
 _DELETED = "deleted"
 
 
-async def _finish(pool: Pool, job: Job, results: list[dict[str, Any]]) -> dict[str, Any]:
+async def manifest(_: Pool, job: Job, results: list[dict[str, Any]]) -> dict[str, Any]:
     """The manifest, without the addresses, which are the door's to say."""
     output = [each for result in results for each in result["files"]]
     at = datetime.fromisoformat(job.asked["at"]) - _MARGIN
@@ -346,4 +346,4 @@ def permits(scope: str | None) -> bool:
     return scope is None or set(scopes.contexts(scope)) <= {"system"}
 
 
-jobs.register(KIND, jobs.Kind(_plan, _work, _finish))
+jobs.register(KIND, jobs.Kind(_plan, _work, manifest))

@@ -112,15 +112,23 @@ async def make(pool: Pool, kind: str, reader: Reader, request: str, asked: dict[
 
 
 def _told(reader: Reader) -> dict[str, Any]:
-    """A reader as it is kept: only systems ask for jobs."""
-    assert reader.account is None
-    assert reader.own is None
-    return {"actor": reader.actor, "organisation": str(reader.organisation_id), "scope": reader.scope}
+    """A reader as it is kept."""
+    numbers = {name: str(value) if (value := getattr(reader, name)) else None for name in _NUMBERS}
+    at = reader.at.isoformat() if reader.at else None
+    return {"actor": reader.actor, "scope": reader.scope, "at": at} | numbers
+
+
+_NUMBERS = ("organisation_id", "own", "patient", "account", "acts_for")
+
+
+def _reader(told: dict[str, Any]) -> Reader:
+    numbers = {name: uuid.UUID(told[name]) if told[name] else None for name in _NUMBERS}
+    at = datetime.fromisoformat(told["at"]) if told["at"] else None
+    return Reader(told["actor"], scope=told["scope"], at=at, **numbers)  # type: ignore[arg-type]
 
 
 def _job(row: Any) -> Job:
-    told = json.loads(row["reader"])
-    reader = Reader(told["actor"], uuid.UUID(told["organisation"]), told["scope"])
+    reader = _reader(json.loads(row["reader"]))
     return Job(
         row["id"], row["kind"], row["request"], reader, json.loads(row["asked"]), row["made_at"], row["ended_at"],
         row["expires_at"], row["status"], json.loads(row["answer"]) if row["answer"] else None, row["failed"],
