@@ -31,6 +31,7 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/$job/{{job}}", jobs.cancel, methods=["DELETE"]),
         Route(f"{_ROOT}/$job/{{job}}/{{file}}", jobs.fetch, methods=["GET"]),
         Route(f"{_ROOT}/Patient/{{id}}/$everything", operations.everything, methods=["GET"]),
+        Route(f"{_ROOT}/Patient/{{id}}/$summary", operations.patient_summary, methods=["GET"]),
         Route(f"{_ROOT}/Observation/$lastn", operations.lastn, methods=["GET", "POST"]),
         Route(f"{_ROOT}/{{type}}/$validate", operations.validate_resource, methods=["POST"]),
         Route(f"{_ROOT}/{{type}}/{{id}}/$validate", operations.validate_resource, methods=["GET", "POST"]),

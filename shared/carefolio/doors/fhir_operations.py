@@ -1,4 +1,4 @@
-"""FHIR's operations on the record (R4 3.2.0): $everything, $lastn, $validate, $meta."""
+"""FHIR's operations on the record (R4 3.2.0): $everything, $summary, $lastn, $validate, $meta."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from carefolio.fhir.errors import error
 from carefolio.fhir.validation import Issue, validate
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
-from carefolio.record import latest, reading, resources, search
+from carefolio.record import latest, reading, resources, search, summary
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
@@ -55,6 +55,18 @@ async def everything(request: Request) -> Response:
     return answers.searchset(
         page, f"Patient/{request.path_params['id']}/$everything", list(request.query_params.multi_items())
     )
+
+
+async def patient_summary(request: Request) -> Response:
+    """GET Patient/[id]/$summary: the International Patient Summary, of what the caller may read."""
+    fhir_formats.check_format(request)
+    token = await authorised(request, "Patient", "r")
+    patient = internal_id("Patient", str(request.path_params["id"]))
+    with span("summary"):
+        made = await summary.make(await database.pool(), reader_of(token), patient, answers.base())
+    if made is None:
+        raise error(404, "not-found", "no such Patient, or not for this reader")
+    return answers.answer(made)
 
 
 async def lastn(request: Request) -> Response:

@@ -11,6 +11,7 @@ _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
                  "search-type")  # fmt: skip
 _OF_TYPE = {"Patient": ("Patient-everything",), "Observation": ("Observation-lastn",)}
+_IPS = "http://hl7.org/fhir/uv/ips"
 _BULK = "http://hl7.org/fhir/uv/bulkdata"
 _OPERATIONS = ("Resource-meta", "Resource-meta-add", "Resource-meta-delete", "Resource-validate")
 
@@ -83,6 +84,8 @@ def _resource(kind: str) -> dict[str, Any]:
         {"name": name.partition("-")[2], "definition": f"http://hl7.org/fhir/OperationDefinition/{name}"}
         for name in named
     ]
+    if kind == "Patient":
+        made["operation"].append({"name": "summary", "definition": f"{_IPS}/OperationDefinition/summary"})
     if kind in ("Patient", "Group"):
         made["operation"].append({"name": "export", "definition": f"{_BULK}/OperationDefinition/{kind.lower()}-export"})
     return made
