@@ -1,4 +1,4 @@
-"""FHIR's operations on the record (R4 3.2.0): $everything, $summary, $lastn, $validate, $meta."""
+"""FHIR's operations on the record (R4 3.2.0): of a patient, a composition, a meta; and of the server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from carefolio.cloud import database
 from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_formats
-from carefolio.doors.bearer import authorised
+from carefolio.doors.bearer import authorised, check_scope
 from carefolio.doors.fhir_requests import FORM, document_of, number_of, query_of, reader_of, span_of, type_of
 from carefolio.fhir import text
-from carefolio.fhir.errors import error
+from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import Issue, validate
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
-from carefolio.record import latest, reading, resources, search, summary
+from carefolio.record import document, latest, reading, resources, search, summary
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
@@ -67,6 +67,47 @@ async def patient_summary(request: Request) -> Response:
     if made is None:
         raise error(404, "not-found", "no such Patient, or not for this reader")
     return answers.answer(made)
+
+
+async def composed_document(request: Request) -> Response:
+    """GET Composition/[id]/$document: it, and all that it names and the caller may read (R4 composition-document).
+
+    ``persist=true`` stores the Bundle too, where the token creates Bundles.
+    """
+    fhir_formats.check_format(request)
+    token = await authorised(request, "Composition", "r")
+    persist = request.query_params.get("persist", "false")
+    if persist not in ("true", "false"):
+        raise SearchError("persist", "true or false")
+    if persist == "true":
+        check_scope(token, "Bundle", "c")
+    pool, reader = await database.pool(), reader_of(token)
+    with span("document"):
+        made = await document.make(pool, reader, number_of("Composition", request), answers.base())
+        if made is None:
+            raise error(404, "not-found", "no such Composition, or not for this reader")
+        if persist == "true":
+            (result,) = await resources.commit(pool, reader, [Operation("POST", "Bundle", resource=made)])
+            assert result.content is not None
+            return answers.answer(result.content, 200, {"Location": f"{answers.base()}/Bundle/{result.id}"})
+    return answers.answer(dumps(made))
+
+
+async def convert(request: Request) -> Response:
+    """POST $convert: a resource in the other form: what comes as XML goes as JSON, or as is asked for."""
+    fhir_formats.check_format(request)
+    await authorised(request, "", "")
+    said = await document_of(request)
+    if issues := validate(said):
+        raise FhirError(400, issues)
+    return answers.answer(dumps(said))
+
+
+async def versions(request: Request) -> Response:
+    """GET $versions: which of FHIR's are spoken here (R4 capabilitystatement-versions); without a token."""
+    fhir_formats.check_format(request)
+    told = [{"name": name, "valueString": "4.0"} for name in ("version", "default")]
+    return answers.answer(dumps({"resourceType": "Parameters", "parameter": told}))
 
 
 async def lastn(request: Request) -> Response:

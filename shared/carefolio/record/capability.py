@@ -10,7 +10,8 @@ from carefolio.record.search_terms import COMMON
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
                  "search-type")  # fmt: skip
-_OF_TYPE = {"Patient": ("Patient-everything",), "Observation": ("Observation-lastn",)}
+_OF_TYPE = {"Patient": ("Patient-everything",), "Observation": ("Observation-lastn",),
+            "Composition": ("Composition-document",)}  # fmt: skip
 _IPS = "http://hl7.org/fhir/uv/ips"
 _BULK = "http://hl7.org/fhir/uv/bulkdata"
 _OPERATIONS = ("Resource-meta", "Resource-meta-add", "Resource-meta-delete", "Resource-validate")
@@ -54,7 +55,14 @@ def statement(base: str, when: str) -> dict[str, Any]:
                 },
                 "resource": [_resource(kind) for kind in sorted(resource_types() - NO_ENDPOINT)],
                 "interaction": [{"code": code} for code in ("transaction", "batch", "history-system", "search-system")],
-                "operation": [{"name": "export", "definition": f"{_BULK}/OperationDefinition/export"}],
+                "operation": [
+                    {"name": "export", "definition": f"{_BULK}/OperationDefinition/export"},
+                    {"name": "convert", "definition": "http://hl7.org/fhir/OperationDefinition/Resource-convert"},
+                    {
+                        "name": "versions",
+                        "definition": "http://hl7.org/fhir/OperationDefinition/CapabilityStatement-versions",
+                    },
+                ],
             }
         ],
     }
