@@ -130,3 +130,12 @@ def test_a_batch_gives_a_list() -> None:
     raw = b"BHS|^~\\&|A\r" + load.registration("9990001103", "1") + load.report("9990001103", "2") + b"BTS|2\r"
     assert isinstance(made := map_bytes(raw, "RTEST"), list)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize(("section", "category"), [("HM", "laboratory"), ("ch", "laboratory"), ("RAD", "imaging"),
+                                                   ("PHY", ""), ("", "")])  # fmt: skip
+def test_results_are_of_the_category_of_their_section(section: str, category: str) -> None:
+    """By which apps ask for laboratory results; nothing is guessed where OBR-24 tells nothing."""
+    raw = load.report("9990000018", "C1").replace(b"|HM|", f"|{section}|".encode())
+    for each in resources(raw, "Observation"):
+        assert [c["coding"][0]["code"] for c in each.get("category", [])] == ([category] if category else [])

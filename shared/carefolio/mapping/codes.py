@@ -118,6 +118,19 @@ _V3_INTERPRETATION = {"L", "H", "LL", "HH", "N", "A", "AA", "S", "R", "I", "POS"
                       "RR", "WR", "MS", "VS", "NS", "E", "NCL", "CAR", "OBX", "QCF", "TOX"}  # fmt: skip
 
 
+# Of HL7 table 0074 what a laboratory does, and what makes pictures: by which apps look for results.
+_LABORATORY = frozenset({"BG", "BLB", "CG", "CH", "CP", "CTH", "HM", "IMM", "LAB", "MB", "MCB", "MYC", "PAR", "SP",
+                         "SR", "TX", "URN", "VR"})  # fmt: skip
+_IMAGING = frozenset({"CT", "CUS", "IMG", "NMR", "NMS", "OUS", "RAD", "RUS", "RX", "VUS", "XRC"})
+OBSERVATION_CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
+
+
+def observation_category(section: str) -> str:
+    """The category of results of a diagnostic service section (OBR-24, table 0074); empty where it tells none."""
+    code = section.upper()
+    return "laboratory" if code in _LABORATORY else "imaging" if code in _IMAGING else ""
+
+
 def interpretation_system(code: str) -> str:
     """OBX-8's codes are v3's where v3 knows them, else HL7 table 0078's own."""
     return INTERPRETATION if code in _V3_INTERPRETATION else "http://terminology.hl7.org/CodeSystem/v2-0078"

@@ -223,6 +223,8 @@ def _observation(segment: Segment, request: Segment | None, entry: Entry, contex
                 flag["coding"][0]["system"] = system
                 repetition.forget(3)
             put(resource, "interpretation[]", flag)
+    if request is not None and (category := codes.observation_category(request.get(24).strip())):
+        resource["category"] = [{"coding": [{"system": codes.OBSERVATION_CATEGORY, "code": category}]}]
     _laboratory(segment, entry, own)
     if band := _range(segment):
         resource["referenceRange"] = [band]
