@@ -473,6 +473,37 @@ def capacity() -> None:
         bench_capacity.measure(row, here, sender, token_of(port, client), raw, FHIR)
 
 
+def export() -> None:
+    """$export of 300,000 resources: asked for, written, its manifest there; and the process that writes it."""
+    import psutil
+
+    with installation() as (port, environment, _):
+        carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
+        client = carefolio(environment, "client", "add", "load", "--organisation", "RLOAD", "--scope", "system/*.rs")
+        asyncio.run(filled(environment, 300_000, 0))
+        token, rates, largest = token_of(port, client), [], 0
+        writer = next(p for p in psutil.process_iter(["cmdline", "environ"]) if "internal" in (p.info["cmdline"] or [])
+                      and (p.info["environ"] or {}).get("CAREFOLIO_HOME") == environment["CAREFOLIO_HOME"])  # fmt: skip
+        for _ in range(RUNS):
+            started = time.perf_counter()
+            headers = {"Authorization": f"Bearer {token}", "Prefer": "respond-async"}
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}/fhir/R4/$export", headers=headers)
+            with urllib.request.urlopen(asked) as answer:
+                place = answer.headers["Content-Location"].replace("localhost", "127.0.0.1")
+            while True:
+                with urllib.request.urlopen(urllib.request.Request(place, headers=headers)) as answer:
+                    if answer.status == 200:
+                        manifest = json.loads(answer.read())
+                        break
+                largest = max(largest, writer.memory_info().rss)
+                time.sleep(0.1)
+            count = sum(each["count"] for each in manifest["output"])
+            rates.append(count / (time.perf_counter() - started))
+            urllib.request.urlopen(urllib.request.Request(place, headers=headers, method="DELETE")).close()
+        row("$export, asked for to its manifest", f"{statistics.median(rates):,.0f} resources/s", "10,000/s")
+        row("   largest process that writes it", f"{largest >> 20} MB", "flat")
+
+
 PARTS = {
     "doors": doors,
     "people": people,
@@ -482,6 +513,7 @@ PARTS = {
     "cold": cold,
     "fhir": fhir,
     "emis": extracts,
+    "export": export,
     "capacity": capacity,
     "growth": grow,
 }
