@@ -8,6 +8,7 @@ job's kind says what comes of it. A crash in mid-work leaves an open part, which
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -309,7 +310,5 @@ async def sweep(pool: Pool) -> tuple[int, int]:
 
 
 async def _remove(pool: Pool, number: uuid.UUID) -> None:
-    import asyncio
-
     await asyncio.to_thread(files.remove, f"jobs/{number}")
     await pool.execute("DELETE FROM job_part WHERE job_id = $1", number)

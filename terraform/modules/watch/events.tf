@@ -4,6 +4,8 @@ locals {
   # By event what it means; the line itself names the place and never a patient.
   events = {
     recovery_alert = { severity = "CRITICAL", says = "A promise of recovery would not be kept today", runbook = "recovery" }
+    copy_failed    = { severity = "ERROR", says = "Copies of messages cannot be written into the other region", runbook = "recovery" }
+    job_failed     = { severity = "ERROR", says = "An export or another job cannot be done", runbook = "README" }
     extract_alert  = { severity = "WARNING", says = "An extract of EMIS is late, or not whole", runbook = "emis-keys" }
     extract_failed = { severity = "ERROR", says = "An extract of EMIS cannot be loaded", runbook = "emis-keys" }
     message_failed = { severity = "ERROR", says = "A message of a hospital could not be applied", runbook = "README" }
