@@ -25,6 +25,7 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/_history", door.history, methods=["GET"]),
         Route(f"{_ROOT}/_search", door.search_system, methods=["POST"]),
         Route(f"{_ROOT}/$export", jobs.export_system, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/$import", jobs.import_files, methods=["POST"]),
         Route(f"{_ROOT}/Patient/$export", jobs.export_patients, methods=["GET", "POST"]),
         Route(f"{_ROOT}/Group/{{id}}/$export", jobs.export_group, methods=["GET", "POST"]),
         Route(f"{_ROOT}/$job/{{job}}", jobs.status, methods=["GET"]),

@@ -49,6 +49,7 @@ class Settings:
     copies_urls: tuple[str, ...]
     offsite_url: str
     backed_up: str
+    import_hosts: frozenset[str]
     secret_replicas: tuple[tuple[str, str], ...]
 
     @property
@@ -110,6 +111,8 @@ def settings() -> Settings:
         # Where exports of the database and what recovery has proved are kept; and the Cloud SQL instance exported.
         offsite_url=env.get("OFFSITE_URL", "").rstrip("/"),
         backed_up=env.get("BACKED_UP", ""),
+        # From which hosts $import may fetch; nobody is called that the operator has not named.
+        import_hosts=frozenset(env.get("IMPORT_HOSTS", "").lower().split()),
         # By region the key that locks secrets there, for those that are made at run time.
         secret_replicas=_pairs("SECRET_REPLICAS"),
     )

@@ -25,7 +25,7 @@ from carefolio.doors import fhir_answers as answers
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import document_of, reader_of, span_of
 from carefolio.fhir.errors import error
-from carefolio.record import bulk, jobs, searching_later
+from carefolio.record import bulk, importing, jobs, searching_later
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
@@ -77,6 +77,16 @@ async def _export(request: Request, level: str) -> Response:
     bulk.check(reader, asked)
     asked |= await bulk.asked_now(pool)
     return await begun(jobs.make(pool, bulk.KIND, reader, _address(request), asked))
+
+
+async def import_files(request: Request) -> Response:
+    """POST $import: ndjson files of resources, by a manifest, from hosts that the operator has allowed."""
+    reader = reader_of(await authorised(request, "", ""))
+    if reader.account is not None:
+        raise HTTPException(403, "an import is for systems (client credentials, scope system/*.cu)")
+    inputs = importing.inputs_of(await document_of(request))
+    importing.check(reader, inputs)
+    return await begun(importing.begin(await database.pool(), reader, _address(request), inputs))
 
 
 async def search_later(request: Request, reader: Reader, kind: str, query: list[tuple[str, str]]) -> Response:
@@ -180,14 +190,14 @@ async def status(request: Request) -> Response:
         told = f"{done} of {parts} parts" if parts else "planning"
         return Response(None, 202, {"X-Progress": told, "Retry-After": str(_AGAIN)})
     assert job.expires_at is not None
-    made = {
-        "transactionTime": job.answer["transactionTime"],
-        "request": job.request,
-        "requiresAccessToken": True,
-        "output": [_file(job, each) for each in job.answer["output"]],
-        "deleted": [_file(job, each) for each in job.answer["deleted"]],
-        "error": [],
-    }
+    made = {"transactionTime": job.answer["transactionTime"], "request": job.request, "requiresAccessToken": True}
+    if job.kind == importing.KIND:
+        made["outcome"] = job.answer["outcome"]
+        made["error"] = [_file(job, each) | {"inputUrl": each["inputUrl"]} for each in job.answer["error"]]
+    else:
+        made["output"] = [_file(job, each) for each in job.answer["output"]]
+        made["deleted"] = [_file(job, each) for each in job.answer["deleted"]]
+        made["error"] = []
     headers = {"Expires": format_datetime(job.expires_at.astimezone(UTC), usegmt=True)}
     return Response(orjson.dumps(made), 200, headers, media_type="application/json")
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,6 +76,28 @@ async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str,
     if not isinstance(found, dict):
         raise OutsideError("not an object")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """How to call a URL at the address that was checked, whatever its name leads to in the next moment."""
+
+    target: str
+    host: str
+    extensions: dict[str, Any]
+
+
+async def pinned(url: str) -> Pinned:
+    """A URL that may be called, by the address that its name leads to now. Raises OutsideError."""
+    address = await check_public(url)
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme != "https":
+        return Pinned(url, host, {})
+    numeric = f"[{address}]" if ":" in address else address
+    query = f"?{parts.query}" if parts.query else ""
+    target = f"https://{numeric}:{parts.port or 443}{parts.path or '/'}{query}"
+    return Pinned(target, host, {"sni_hostname": parts.hostname})
 
 
 async def check_public(url: str) -> str:

@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
@@ -190,25 +189,16 @@ async def _send(row: asyncpg.Record) -> str:
     headers = {"Content-Type": "application/json", "webhook-id": str(row["id"]), "webhook-timestamp": now,
                "webhook-signature": f"v1,{signature(secret, str(row['id']), now, body)}"}  # fmt: skip
     try:
-        address = await outside.check_public(row["url"])
-        parts = urlsplit(row["url"])
-        # To the address that was checked, whatever the name leads to in the next moment.
-        target = (
-            f"{parts.scheme}://{f'[{address}]' if ':' in address else address}:{parts.port or 443}{parts.path or '/'}"
-        )
-        if parts.scheme != "https":
-            target = row["url"]
-        headers["Host"] = parts.netloc.rpartition("@")[2]
+        to = await outside.pinned(row["url"])
         async with (
             asyncio.timeout(8),
             httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
             client.stream(
                 "POST",
-                target,
-                params=parts.query or None,
+                to.target,
                 content=body,
-                headers=headers,
-                extensions={"sni_hostname": parts.hostname},
+                headers=headers | {"Host": to.host},
+                extensions=to.extensions,
             ) as answer,
         ):
             return "delivered" if 200 <= answer.status_code < 300 else f"status {answer.status_code}"

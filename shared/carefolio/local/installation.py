@@ -77,6 +77,7 @@ class Installation:
             "PDS_CLIENT_ID": "carefolio",
             "ALSO_AT": f"http://127.0.0.1:{self.port}",
             "SECRETS_DIR": str(self.home / "secrets"),
+            "IMPORT_HOSTS": "localhost 127.0.0.1",
             "PUSH_ISSUER": "https://dispatcher.local",
             "PUSH_AUDIENCE": "https://internal.local",
             "PUSH_SERVICE_ACCOUNT": "dispatcher@local",

@@ -57,6 +57,7 @@ def statement(base: str, when: str) -> dict[str, Any]:
                 "interaction": [{"code": code} for code in ("transaction", "batch", "history-system", "search-system")],
                 "operation": [
                     {"name": "export", "definition": f"{_BULK}/OperationDefinition/export"},
+                    {"name": "import", "definition": f"{_BULK}/OperationDefinition/import"},
                     {"name": "convert", "definition": "http://hl7.org/fhir/OperationDefinition/Resource-convert"},
                     {
                         "name": "versions",
