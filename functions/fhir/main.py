@@ -35,6 +35,7 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/$versions", operations.versions, methods=["GET"]),
         Route(f"{_ROOT}/$convert", operations.convert, methods=["POST"]),
         Route(f"{_ROOT}/Composition/{{id}}/$document", operations.composed_document, methods=["GET"]),
+        Route(f"{_ROOT}/Patient/$match", operations.match, methods=["POST"]),
         Route(f"{_ROOT}/Patient/{{id}}/$summary", operations.patient_summary, methods=["GET"]),
         Route(f"{_ROOT}/Observation/$lastn", operations.lastn, methods=["GET", "POST"]),
         Route(f"{_ROOT}/{{type}}/$validate", operations.validate_resource, methods=["POST"]),

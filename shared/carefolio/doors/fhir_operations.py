@@ -20,9 +20,10 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import Issue, validate
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
-from carefolio.record import document, latest, reading, resources, search, summary
+from carefolio.record import document, latest, look_alikes, reading, resources, search, summary
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
+from carefolio.record.includes import logical_id
 from carefolio.record.resources import Operation
 
 
@@ -67,6 +68,48 @@ async def patient_summary(request: Request) -> Response:
     if made is None:
         raise error(404, "not-found", "no such Patient, or not for this reader")
     return answers.answer(made)
+
+
+async def match(request: Request) -> Response:
+    """POST Patient/$match: who may be the Patient in Parameters, with grades (R4 patient-match)."""
+    fhir_formats.check_format(request)
+    token = await authorised(request, "Patient", "s")
+    described, count, only_certain = _described(await document_of(request))
+    resources.check(described, "Patient")
+    with span("match"):
+        found = await look_alikes.find(
+            await database.pool(), reader_of(token), described, count, only_certain=only_certain
+        )
+    entries = [_match_entry(each) for each in found]
+    listed = f',"entry":[{",".join(entries)}]' if entries else ""
+    return answers.answer(f'{{"resourceType":"Bundle","type":"searchset","total":{len(found)}{listed}}}')
+
+
+_GRADE = "http://hl7.org/fhir/StructureDefinition/match-grade"
+
+
+def _match_entry(found: look_alikes.Alike) -> str:
+    grade = {"url": _GRADE, "valueCode": found.likeness.grade}
+    how = dumps({"extension": [grade], "mode": "match", "score": found.likeness.score}).decode()
+    address = f"{answers.base()}/Patient/{logical_id(found.content)}"
+    return f'{{"fullUrl":"{address}","resource":{found.content},"search":{how}}}'
+
+
+def _described(said: Any) -> tuple[Any, int, bool]:
+    """The Patient, how many at most, whether certain ones alone. Raises FhirError."""
+    if not isinstance(said, dict) or said.get("resourceType") not in ("Parameters", "Patient"):
+        raise error(400, "invalid", "Parameters with a Patient are needed", "Parameters")
+    if said["resourceType"] == "Patient":
+        return said, 10, False
+    if issues := validate(said):
+        raise FhirError(400, issues)
+    given = {each["name"]: each for each in said.get("parameter", [])}
+    if "resource" not in given.get("resource", {}):
+        raise error(400, "required", "a Patient is needed, as the parameter resource", "Parameters.parameter")
+    count = given.get("count", {}).get("valueInteger", 10)
+    if not 1 <= count <= look_alikes.MOST:
+        raise error(400, "invalid", f"count is from 1 to {look_alikes.MOST}", "Parameters.parameter")
+    return given["resource"]["resource"], count, given.get("onlyCertainMatches", {}).get("valueBoolean", False)
 
 
 async def composed_document(request: Request) -> Response:
