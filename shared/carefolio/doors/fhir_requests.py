@@ -27,7 +27,7 @@ _LONGEST_FORM = 64 * 1024
 # What is longer is checked beside the event loop.
 _LONG = 200 * 1024
 VERSION = re.compile(r'(?:W/)?"?([1-9][0-9]{0,8})"?\Z')
-_FORM_TYPE = "application/x-www-form-urlencoded"
+FORM_TYPE = "application/x-www-form-urlencoded"
 # Parameters of any request, about the form of its answer.
 FORM = ("_format", "_pretty")
 
@@ -72,9 +72,9 @@ async def query_of(request: Request) -> list[tuple[str, str]]:
     query = list(request.query_params.multi_items())
     if request.method == "POST":
         body = await read_body(request, _LONGEST_FORM)
-        media = request.headers.get("content-type", _FORM_TYPE).partition(";")[0].strip().lower()
-        if body and media != _FORM_TYPE:
-            raise error(415, "not-supported", f"the parameters of a POST come as {_FORM_TYPE}")
+        media = request.headers.get("content-type", FORM_TYPE).partition(";")[0].strip().lower()
+        if body and media != FORM_TYPE:
+            raise error(415, "not-supported", f"the parameters of a POST come as {FORM_TYPE}")
         query += parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
     return query
 

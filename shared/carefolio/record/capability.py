@@ -10,7 +10,8 @@ from carefolio.record.search_terms import COMMON
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
                  "search-type")  # fmt: skip
-_OF_TYPE = {"Patient": ("Patient-everything", "Patient-match"), "Observation": ("Observation-lastn",),
+_OF_TYPE = {"Patient": ("Patient-everything", "Patient-match"),
+            "Observation": ("Observation-lastn", "Observation-stats"),
             "Composition": ("Composition-document",)}  # fmt: skip
 _IPS = "http://hl7.org/fhir/uv/ips"
 _BULK = "http://hl7.org/fhir/uv/bulkdata"
