@@ -15,8 +15,8 @@ async def test_the_trail_is_searched_as_audit_events(world: World) -> None:
     await world.state("all")
     member, patient = world.people["member"], world.people["patient"]
 
-    async def events(token: str, more: str = "") -> list[dict[str, Any]]:
-        path = f"/fhir/R4/AuditEvent?patient={world.patient}&_count=500{more}"
+    async def events(token: str, more: str = "", by: str = "patient=") -> list[dict[str, Any]]:
+        path = f"/fhir/R4/AuditEvent?{by}{world.patient}&_count=500{more}"
         reply = await world.hospital.request("GET", path, headers={"Authorization": f"Bearer {token}"})
         assert reply.status == 200, reply.body
         found = [each["resource"] for each in reply.json.get("entry", [])]
@@ -30,6 +30,8 @@ async def test_the_trail_is_searched_as_audit_events(world: World) -> None:
     assert [issue for each in found for issue in validate(each)] == []
     assert await events(patient.token(), "&date=lt2020-01-01") == []
     assert len(await events(patient.token(), "&date=ge2020-01-01&date=lt2100")) >= len(found)
+    assert len(await events(patient.token(), by="entity=Patient/")) >= len(found)
+    assert await events(patient.token(), "&entity=Observation/1") == []
     for name in ("stranger", "outsider", "member"):
         assert await events(world.people[name].token()) == [], name
     await world.pool.execute("UPDATE account SET roles = '{privacy-officer}' WHERE id = $1", member.account)

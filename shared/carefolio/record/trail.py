@@ -38,15 +38,16 @@ _ANSWER = frozenset({"_count", "_total", "_format", "_pretty", "_sort"})
 
 
 async def search(pool: Pool, reader: Reader, query: Sequence[tuple[str, str]]) -> list[Found]:
-    """What ``AuditEvent?patient=X[&date=…]`` finds besides stored ones; nothing for other searches.
+    """What ``AuditEvent?patient=X[&date=…]``, or ``entity=Patient/X``, finds besides stored ones; else nothing.
 
     The newest first, ``_count`` of them; older ones by ``date=lt…``. Raises SearchError.
     """
-    asked = [value for name, value in query if name == "patient"]
-    others = {name for name, _ in query} - {"patient", "date"} - _ANSWER
-    if len(asked) != 1 or others or not reader.may("AuditEvent", "r"):
+    of_patient = [(name, value) for name, value in query
+                  if name == "patient" or (name == "entity" and value.startswith("Patient/"))]  # fmt: skip
+    others = [name for name, value in query if (name, value) not in of_patient and name not in ("date", *_ANSWER)]
+    if len(of_patient) != 1 or others or not reader.may("AuditEvent", "r"):
         return []
-    record = internal_id("Patient", asked[0].removeprefix("Patient/"))
+    record = internal_id("Patient", of_patient[0][1].removeprefix("Patient/"))
     since, until = _bounds([value for name, value in query if name == "date"])
     count = next((int(value) for name, value in query if name == "_count" and value.isdigit()), 50)
     organisation = None
