@@ -59,6 +59,7 @@ def statement(base: str, when: str) -> dict[str, Any]:
                 "operation": [
                     {"name": "export", "definition": f"{_BULK}/OperationDefinition/export"},
                     {"name": "import", "definition": f"{_BULK}/OperationDefinition/import"},
+                    {"name": "graphql", "definition": "http://hl7.org/fhir/OperationDefinition/Resource-graphql"},
                     {"name": "convert", "definition": "http://hl7.org/fhir/OperationDefinition/Resource-convert"},
                     {
                         "name": "versions",
