@@ -13,7 +13,9 @@ from tests.conftest import Hospital, NewHospital, Reply, nhs, unique
 from tests.record.people import Person, end
 from tests.sharing_kit import World
 
+from carefolio.cloud.settings import settings
 from carefolio.fhir.validation import validate
+from carefolio.record import jobs
 
 ASYNC = {"Prefer": "respond-async", "Accept": "application/fhir+json"}
 
@@ -139,6 +141,21 @@ async def test_what_was_deleted_since_is_told(owner: Hospital) -> None:
     ]
 
 
+async def test_people_and_what_is_nobodys_that_were_deleted_since_are_told(owner: Hospital) -> None:
+    for kind in ("Patient", "Practitioner"):
+        made = await owner.request(
+            "PUT", f"/fhir/R4/{kind}/gone-{kind}", json={"resourceType": kind, "id": f"gone-{kind}"},
+            headers=await owner.bearer(),
+        )  # fmt: skip
+        assert made.status == 201, made.body
+    since = (await exported(owner, "$export?_type=Patient"))[0]["transactionTime"]
+    for kind in ("Patient", "Practitioner"):
+        await owner.request("DELETE", f"/fhir/R4/{kind}/gone-{kind}", headers=await owner.bearer())
+    _, found = await exported(owner, f"$export?_type=Patient,Practitioner&_since={quote(since)}")
+    gone = {each["entry"][0]["request"]["url"] for each in found["Bundle"]}
+    assert gone == {"Patient/gone-Patient", "Practitioner/gone-Practitioner"}
+
+
 async def test_asked_by_parameters_in_a_body(owner: Hospital) -> None:
     everybody = (await exported(owner, "Patient/$export?_type=Patient"))[1]["Patient"]
     said = {"resourceType": "Parameters", "parameter": [
@@ -147,6 +164,9 @@ async def test_asked_by_parameters_in_a_body(owner: Hospital) -> None:
     ]}  # fmt: skip
     _, found = await exported(owner, "Patient/$export", method="POST", json=said)
     assert [each["id"] for each in found["Patient"]] == [everybody[0]["id"]]
+    for odd in (["x"], [{"name": "_type", "part": ["x"]}]):
+        reply = await begun(owner, method="POST", json={"resourceType": "Parameters", "parameter": odd})
+        assert reply.status == 400, reply.body
 
 
 @pytest.mark.parametrize(
@@ -194,6 +214,10 @@ async def test_a_job_is_its_clients_alone(owner: Hospital, new_hospital: NewHosp
         assert (await other.request("GET", path, headers=await other.bearer())).status == 404
         assert (await other.request("GET", path)).status == 401
     assert (await other.request("DELETE", place, headers=await other.bearer())).status == 404
+    # Nor a narrower token's of the same client.
+    narrow = {"Authorization": f"Bearer {await owner.authorize('system/Location.rs')}"}
+    for path in (place, urlsplit(told.json["output"][0]["url"]).path):
+        assert (await owner.request("GET", path, headers=narrow)).status == 404
     assert (await exported(other))[1] == {}
     for path in (f"{place}/../x", f"{place}/Patient-000001.ndjson%2f..", f"{place}/odd", "/fhir/R4/$job/odd"):
         assert (await owner.request("GET", path, headers=await owner.bearer())).status == 404
@@ -257,8 +281,6 @@ async def test_so_many_at_a_time_and_no_more(owner: Hospital, database: asyncpg.
 
 
 async def test_what_has_run_out_is_removed(owner: Hospital, database: asyncpg.Pool) -> None:
-    from carefolio.record import jobs
-
     reply = await begun(owner, "$export?_type=Patient")
     place = urlsplit(reply.headers["Content-Location"]).path
     await polled(owner, reply)
@@ -268,10 +290,48 @@ async def test_what_has_run_out_is_removed(owner: Hospital, database: asyncpg.Po
     with pytest.MonkeyPatch.context() as patch:
         for name, value in owner.installation.here.environment().items():
             patch.setenv(name, value)
-        from carefolio.cloud.settings import settings
-
         settings.cache_clear()
         _, expired = await jobs.sweep(database)
     settings.cache_clear()
     assert expired >= 1
     assert (await owner.request("GET", place, headers=await owner.bearer())).status == 404
+
+
+async def test_work_that_never_ends_is_given_up(owner: Hospital, database: asyncpg.Pool) -> None:
+    """A part that was begun again and again, a client that has ended, a job of yesterday: each fails, in words."""
+    told = {"actor": "client/none", "scope": "system/*.rs", "at": None, "own": None, "patient": None, "account": None,
+            "acts_for": None, "organisation_id": None}  # fmt: skip
+    ended = await database.fetchval("SELECT id FROM client LIMIT 1")
+    made = {}
+    for name, more in (("tries", {}), ("ended", {"actor": f"client/{ended}"}), ("old", {})):
+        job = await database.fetchval(
+            """
+            INSERT INTO job (kind, request, reader, asked, status) VALUES ('export', '', $1, '{}', 'working')
+            RETURNING id
+            """,
+            json.dumps(told | more),
+        )
+        part = await database.fetchval(
+            "INSERT INTO job_part (job_id, number, subject, attempts) VALUES ($1, 1, '{}', 10) RETURNING id", job
+        )
+        made[name] = (job, part)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in owner.installation.here.environment().items():
+            patch.setenv(name, value)
+        settings.cache_clear()
+        assert await jobs.run(database, made["tries"][1])
+        before = await database.fetchval("SELECT ended_at FROM client WHERE id = $1", ended)
+        await database.execute("UPDATE client SET ended_at = now() WHERE id = $1", ended)
+        assert await jobs.run(database, made["ended"][1])
+        await database.execute("UPDATE client SET ended_at = $2 WHERE id = $1", ended, before)
+        await database.execute("UPDATE job SET made_at = now() - interval '25 hours' WHERE id = $1", made["old"][0])
+        await jobs.sweep(database)
+    settings.cache_clear()
+    said = {
+        name: await database.fetchval("SELECT failed FROM job WHERE id = $1", job) for name, (job, _) in made.items()
+    }
+    assert said == {
+        "tries": "a part of it does not come to an end", "ended": "the client or account that asked for it has ended",
+        "old": "it did not come to an end within a day",
+    }  # fmt: skip
+    await database.execute("DELETE FROM job WHERE request = ''")

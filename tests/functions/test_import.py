@@ -116,6 +116,8 @@ async def test_a_line_without_an_id_gets_one(owner: Hospital, files: Files) -> N
     body = {"resourceType": "Patient", "name": [{"family": family}]}
     told, _ = await imported(owner, ("Patient", files.put([body])))
     assert told["outcome"][0]["count"] == 1
+    # Another import, in which it stands elsewhere, makes no other.
+    await imported(owner, ("Patient", files.put([patient(unique("first").lower()), body])))
     assert len(await owner.search(f"Patient?family={family}")) == 1
 
 
@@ -155,7 +157,8 @@ async def test_what_may_not_be_fetched(owner: Hospital, kind: str, url: str, sta
 
 @pytest.mark.parametrize("body", [[], {}, {"input": []}, {"input": [1]}, {"input": [{"type": "Patient"}]},
                                   {"inputFormat": "csv", "input": [{"type": "Patient", "url": "http://localhost/"}]},
-                                  {"resourceType": "Parameters", "parameter": []}])  # fmt: skip
+                                  {"resourceType": "Parameters", "parameter": []},
+                                  {"resourceType": "Parameters", "parameter": ["x"]}])  # fmt: skip
 async def test_what_is_no_manifest(owner: Hospital, body: Any) -> None:
     assert (await asked(owner, body)).status == 400
 

@@ -58,6 +58,8 @@ async def test_the_latest_of_each_kind(owner: Hospital) -> None:
 @pytest.mark.parametrize(
     ("query", "place"),
     [("category=vital-signs", "patient"), ("patient=x", "category"), ("patient=x&code=a&max=0", "max"),
+     ("patient=x,y&code=a", "patient"), ("patient:missing=false&code=a", "patient"),
+     ("patient.name=a&code=a", "patient"), ("patient=x&code=a&max=" + "1" * 5000, "max"),
      ("patient=x&code=a&max=two", "max"), ("patient=x&code=a&max=1&max=2", "max"), ("patient=x&code=a&odd=1", "odd")],
 )  # fmt: skip
 async def test_what_cannot_be_asked(owner: Hospital, query: str, place: str) -> None:

@@ -70,10 +70,14 @@ async def test_who_it_may_be(owner: Hospital, new_hospital: NewHospital, databas
     assert graded(await asked(owner, patient(unique("Nobody"), "Zed", "1901-01-01", address=[]))) == {}
 
 
+_NAMELESS = {"family": "A", "given": [None, "B"], "_given": [{"extension": [{"url": "urn:x", "valueCode": "y"}]}, None]}
+
+
 @pytest.mark.parametrize(
     ("described", "status"),
     [({"resourceType": "Patient", "gender": "female"}, 422), ({"resourceType": "Patient", "birthDate": "odd"}, 400),
      ({"resourceType": "Observation"}, 400), ("odd", 400),
+     ({"resourceType": "Patient", "birthDate": "1970-01-01", "name": [_NAMELESS]}, 200),
      ({"resourceType": "Patient", "name": [{"family": "a,b|c\\$"}], "birthDate": "1970-01-01"}, 200)],
 )  # fmt: skip
 async def test_what_cannot_be_looked_for(owner: Hospital, described: Any, status: int) -> None:

@@ -41,7 +41,7 @@ async def patient(owner: Hospital) -> str:
         await made(owner, person, f"2026-10-0{day}T09:00:00Z", valueQuantity=quantity(value))
     await made(owner, person, "2026-09-30T09:00:00Z", valueQuantity=quantity(69500, "g"))
     await made(owner, person, "2026-10-05", valueQuantity=quantity(500, comparator="<"))
-    await made(owner, person, "2026-10-05", valueQuantity=quantity(500, "stone-and-a-half"))
+    await made(owner, person, "2026-10-05", valueQuantity={"value": 500, "system": "urn:own:units", "code": "kg"})
     await made(owner, person, "2026-10-05", valueQuantity={"value": 500, "unit": "kg"})
     await made(owner, person, "2026-10-05", valueString="heavy")
     odd = [{"url": "urn:own:not", "valueBoolean": True}]
@@ -110,12 +110,25 @@ async def test_components_other_codes_and_what_cannot_be_reckoned(owner: Hospita
 
 async def test_units_that_are_no_measure_of_each_other_are_not_mixed(owner: Hospital) -> None:
     person = (await owner.patient(await owner.registered()))["id"]
-    for day, (value, unit) in enumerate(((5.1, "mmol/L"), (5.3, "mmol/L"), (92, "mg/dL")), start=1):
+    measured = (
+        (48, "mmol/mol"),
+        (6.5, "%"),
+        (5, "meq/L"),
+        (5.1, "mmol/L"),
+        (5.3, "mmol/L"),
+        (92, "mg/dL"),
+        (3, "[iU]/L"),
+    )
+    for day, (value, unit) in enumerate(measured, start=1):
         await made(owner, person, f"2026-10-0{day}", valueQuantity=quantity(value, unit))
     both = await asked(owner, f"subject={person}&code={_WEIGHT}&statistic=average&statistic=variance")
     assert [values(each["resource"]) for each in both] == [
+        {"average": (3, "[iU]/L"), "variance": None},
         {"average": (92, "mg/dL"), "variance": None},
         {"average": (5.2, "mmol/L"), "variance": (0.02, "(mmol/L).(mmol/L)")},
+        {"average": (5, "meq/L"), "variance": None},
+        {"average": (6.5, "%"), "variance": None},
+        {"average": (48, "mmol/mol"), "variance": None},
     ]
 
 
@@ -140,7 +153,8 @@ async def test_of_a_time(owner: Hospital, patient: str) -> None:
     [("code=a&statistic=count", "subject"), ("subject=x&statistic=count", "code"), ("subject=x&code=a", "statistic"),
      ("subject=x&code=a&statistic=mode", "statistic"), ("subject=x&code=a|&statistic=count", "code"),
      ("subject=x&code=a&statistic=count&duration=nan", "duration"),
-     ("subject=x&code=a&statistic=count&limit=0", "limit"),
+     ("subject=x&code=a&statistic=count&limit=0", "limit"), ("subject=x,y&code=a&statistic=count", "subject"),
+     ("subject=x&code=a&statistic=count&limit=" + "0" * 5000 + "1", "limit"),
      ("subject=x&code=a&statistic=count&duration=-1", "duration"), ("subject=x&code=a&statistic=count&odd=1", "odd"),
      ("subject=x&code=a&statistic=count&period=2026", "period"),
      ("subject=x&code=a&statistic=count&include=1", "include"),

@@ -122,6 +122,9 @@ def blocks(of: dict[str, Any]) -> list[tuple[str, str]]:
     return made + [("postcode", each["postalCode"]) for each in of.get("address", [])]
 
 
+_INSURED: dict[str, Any] = {"identifier": [{"system": "urn:example:policies", "value": "77"}]}
+
+
 def made(number: str = "", **other: Any) -> dict[str, Any]:
     base = {"name": [{"family": "Farrow", "given": ["Miriam"]}], "birthDate": "1970-01-02", "gender": "female",
             "address": [{"postalCode": "DT9 1AA"}]}  # fmt: skip
@@ -138,6 +141,11 @@ def made(number: str = "", **other: Any) -> dict[str, Any]:
         # A number of somebody else, mistyped.
         (made("9990000018"), {"identifier": made("9990000018")["identifier"], "birthDate": "1999-05-05",
                               "name": [{"family": "Patel", "given": ["Arun"]}]}, NOT),
+        # The number of a household's policy, or an NHS number in the wrong record: brothers, a father and a son.
+        (made(**_INSURED), made(**_INSURED, name=[{"family": "Farrow", "given": ["Robin"]}]), POSSIBLE),
+        (made("9990000018"), made("9990000018", name=[{"family": "Farrow", "given": ["Robin"]}]), POSSIBLE),
+        (made(**_INSURED), made(**_INSURED, birthDate="1940-11-30"), POSSIBLE),
+        (made(**_INSURED), made(**_INSURED, name=[{"family": "Farrow", "given": ["M"]}]), PROBABLE),
         # Twins; a father and a son.
         (made(), made(name=[{"family": "Farrow", "given": ["Robin"]}]), POSSIBLE),
         (made(), made(birthDate="1940-11-30"), POSSIBLE),
@@ -154,3 +162,10 @@ def made(number: str = "", **other: Any) -> dict[str, Any]:
 def test_grades(one: dict[str, Any], other: dict[str, Any], grade: str) -> None:
     assert compare(one, other).grade == grade
     assert compare(other, one) == compare(one, other)
+
+
+def test_nobody_is_certain_by_name_while_others_were_not_compared() -> None:
+    named, numbered = compare(made(), made()), compare(made("9990000018"), made("9990000018"))
+    assert settled({1: named}, all_seen=True)[1].grade == CERTAIN
+    assert settled({1: named}, all_seen=False)[1].grade == PROBABLE
+    assert settled({1: numbered}, all_seen=False)[1].grade == CERTAIN

@@ -24,7 +24,8 @@ from carefolio.cloud import database, files
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import document_of, reader_of, span_of
-from carefolio.fhir.errors import error
+from carefolio.fhir.errors import FhirError, error
+from carefolio.fhir.validation import validate
 from carefolio.record import bulk, importing, jobs, searching_later
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
@@ -69,6 +70,8 @@ async def _export(request: Request, level: str) -> Response:
     lenient = answers.preferences(request).get("handling", "") == "lenient"
     asked = _asked(query, level, lenient=lenient)
     if level == "group":
+        if not reader.may("Group", "r"):
+            raise HTTPException(403, "the members of a Group are for a client that reads Group")
         members = await bulk.members(pool, reader, str(request.path_params["id"]))
         if members is None:
             raise error(404, "not-found", "no such Group, or not for this reader")
@@ -91,6 +94,8 @@ async def import_files(request: Request) -> Response:
 
 async def search_later(request: Request, reader: Reader, kind: str, query: list[tuple[str, str]]) -> Response:
     """A search with Prefer: respond-async."""
+    if kind in bulk.MADE:
+        raise error(400, "not-supported", f"{kind} is made when it is asked for: ask without respond-async")
     pool = await database.pool()
     return await begun(searching_later.begin(pool, reader, _address(request), kind, query))
 
@@ -118,6 +123,8 @@ async def _parameters(request: Request) -> list[tuple[str, str]]:
     document = await document_of(request)
     if not isinstance(document, dict) or document.get("resourceType") != "Parameters":
         raise error(400, "invalid", "Parameters are needed", "Parameters")
+    if issues := validate(document):
+        raise FhirError(400, issues)
     found = []
     for parameter in document.get("parameter") or []:
         name = str(parameter.get("name", ""))

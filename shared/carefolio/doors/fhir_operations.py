@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -13,7 +14,7 @@ from carefolio.cloud import database
 from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_formats
-from carefolio.doors.bearer import authorised, check_scope
+from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import FORM, document_of, number_of, query_of, reader_of, span_of, type_of
 from carefolio.fhir import text
 from carefolio.fhir.errors import FhirError, error
@@ -85,6 +86,7 @@ async def match(request: Request) -> Response:
     return answers.answer(f'{{"resourceType":"Bundle","type":"searchset","total":{len(found)}{listed}}}')
 
 
+_NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _GRADE = "http://hl7.org/fhir/StructureDefinition/match-grade"
 
 
@@ -103,7 +105,7 @@ def _described(said: Any) -> tuple[Any, int, bool]:
         return said, 10, False
     if issues := validate(said):
         raise FhirError(400, issues)
-    given = {each["name"]: each for each in said.get("parameter", [])}
+    given = {each.get("name", ""): each for each in said.get("parameter", [])}
     if "resource" not in given.get("resource", {}):
         raise error(400, "required", "a Patient is needed, as the parameter resource", "Parameters.parameter")
     count = given.get("count", {}).get("valueInteger", 10)
@@ -115,24 +117,17 @@ def _described(said: Any) -> tuple[Any, int, bool]:
 async def composed_document(request: Request) -> Response:
     """GET Composition/[id]/$document: it, and all that it names and the caller may read (R4 composition-document).
 
-    ``persist=true`` stores the Bundle too, where the token creates Bundles.
+    It is kept nowhere: a Bundle is in nobody's record, so that what is in it would be past consent.
     """
     fhir_formats.check_format(request)
     token = await authorised(request, "Composition", "r")
-    persist = request.query_params.get("persist", "false")
-    if persist not in ("true", "false"):
-        raise SearchError("persist", "true or false")
-    if persist == "true":
-        check_scope(token, "Bundle", "c")
+    if request.query_params.get("persist", "false") != "false":
+        raise SearchError("persist", "a document is not kept here")
     pool, reader = await database.pool(), reader_of(token)
     with span("document"):
         made = await document.make(pool, reader, number_of("Composition", request), answers.base())
-        if made is None:
-            raise error(404, "not-found", "no such Composition, or not for this reader")
-        if persist == "true":
-            (result,) = await resources.commit(pool, reader, [Operation("POST", "Bundle", resource=made)])
-            assert result.content is not None
-            return answers.answer(result.content, 200, {"Location": f"{answers.base()}/Bundle/{result.id}"})
+    if made is None:
+        raise error(404, "not-found", "no such Composition, or not for this reader")
     return answers.answer(dumps(made))
 
 
@@ -160,7 +155,7 @@ async def lastn(request: Request) -> Response:
     given = await query_of(request)
     query = [(name, value) for name, value in given if name not in ("max", *FORM)]
     counts = [value for name, value in given if name == "max"] or ["1"]
-    if len(counts) > 1 or not counts[0].isascii() or not counts[0].isdigit() or not 1 <= int(counts[0]) <= latest.MOST:
+    if len(counts) > 1 or not _NUMBER.match(counts[0]) or not 1 <= int(counts[0]) <= latest.MOST:
         raise SearchError("max", f"a number from 1 to {latest.MOST}")
     with span("lastn"):
         page = await latest.latest(await database.pool(), reader_of(token), query, int(counts[0]))

@@ -49,7 +49,7 @@ def _parts(said: Any) -> Iterator[tuple[str, Any]]:
         value = next((value for name, value in each.items() if name.startswith("value")), "")
         if isinstance(value, bool):
             value = str(value).lower()
-        yield each["name"], value if isinstance(value, dict) else str(value)
+        yield each.get("name", ""), value if isinstance(value, dict) else str(value)
 
 
 class _Given:
@@ -64,17 +64,17 @@ class _Given:
     def read(self) -> stats.Asked:
         """Raises SearchError that names the parameter."""
         subject = self._one("subject")
-        if not subject:
-            raise SearchError("subject", "whose measurements is needed")
+        if not subject or "," in subject:
+            raise SearchError("subject", "whose measurements is needed: one")
         codings = self._codings()
-        chosen = [each for value in self._texts("statistic") for each in value.split(",")]
+        chosen = list(dict.fromkeys(each for value in self._texts("statistic") for each in value.split(",")))
         if not chosen:
             raise SearchError("statistic", "at least one is needed")
         period = self._period()
         include, limit = self._one("include", "false"), self._one("limit", str(stats.MOST))
         if include not in ("true", "false"):
             raise SearchError("include", "true or false")
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= stats.MOST:
+        if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 1 <= int(limit) <= stats.MOST:
             raise SearchError("limit", f"a number from 1 to {stats.MOST}")
         for name in self._by_name:
             raise SearchError(name, "not a parameter of $stats")

@@ -36,12 +36,12 @@ _OF_PART, _AT_ONCE, _OF_NOBODY = 1000, 100, 2000
 _MARGIN = timedelta(seconds=2)
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 # Made when they are read, and never stored.
-_MADE = frozenset({"Provenance", "AuditEvent"})
+MADE = frozenset({"Provenance", "AuditEvent"})
 
 
 def exportable(reader: Reader) -> list[str]:
     """The types that a system's scope lets it read, and that are stored."""
-    return sorted(kind for kind in resource_types() - NO_ENDPOINT - _MADE if reader.may(kind, "r"))
+    return sorted(kind for kind in resource_types() - NO_ENDPOINT - MADE if reader.may(kind, "r"))
 
 
 def check(reader: Reader, asked: dict[str, Any]) -> None:
@@ -109,17 +109,26 @@ async def _settled(pool: Pool, job: Job) -> None:
 
 
 async def _patients(pool: Pool, job: Job, after: uuid.UUID) -> list[uuid.UUID]:
-    """The next patients that the reader sees, in the order of their ids."""
+    """The next patients that the reader sees, in the order of their ids; with _since also who was deleted since."""
     reader = _reader(job)
     arguments: list[Any] = [after]
-    chosen = ""
+    chosen, gone = "", ""
     if job.asked["patients"] is not None:
         arguments.append([uuid.UUID(each) for each in job.asked["patients"]])
         chosen = f"AND id = ANY(${len(arguments)}::uuid[])"
+    source, may_read = resources(reader, arguments), readable(reader, arguments)
+    if job.asked["since"]:
+        arguments += [datetime.fromisoformat(job.asked["since"]), reader.at]
+        gone = f"""
+            UNION SELECT id FROM resource_history
+            WHERE type = 'Patient' AND id > $1 {chosen} AND content IS NULL AND valid_to = 'infinity'
+              AND valid_from > ${len(arguments) - 1} AND valid_from < ${len(arguments)}
+              AND {readable(reader, arguments, "resource_history")}
+        """  # noqa: S608 - the predicates are ours, their values are arguments
     rows = await pool.fetch(
         f"""
-        SELECT id FROM {resources(reader, arguments)}
-        WHERE type = 'Patient' AND id > $1 {chosen} AND {readable(reader, arguments)} ORDER BY id LIMIT 10000
+        SELECT id FROM {source} WHERE type = 'Patient' AND id > $1 {chosen} AND {may_read} {gone}
+        ORDER BY id LIMIT 10000
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments,
     )
@@ -162,6 +171,8 @@ async def _work(pool: Pool, job: Job, part: int, subject: dict[str, Any]) -> dic
     with Writers(job, part) as out:
         if subject["patients"] is None:
             await _of_nobody(pool, job, subject["types"], out)
+            if job.asked["since"]:
+                await _gone(pool, job, None, subject["types"], out)
         else:
             for start in range(0, len(subject["patients"]), _AT_ONCE):
                 if not await jobs.still_wanted(pool, job):
@@ -273,10 +284,11 @@ def _reduced(content: str, kind: str, wanted: dict[str, set[str]]) -> str:
     return dumps(made | {"meta": meta}).decode()
 
 
-async def _gone(pool: Pool, job: Job, patients: list[uuid.UUID], kinds: list[str], out: Writers) -> None:
-    """What was deleted since: a Bundle of deletions in a file of its own (manifest.deleted)."""
+async def _gone(pool: Pool, job: Job, patients: list[uuid.UUID] | None, kinds: list[str], out: Writers) -> None:
+    """What was deleted since, of patients or of nobody's: a Bundle for each in a file of its own (manifest.deleted)."""
     reader = _reader(job)
     arguments: list[Any] = [patients, kinds, datetime.fromisoformat(job.asked["since"]), reader.at]
+    whose = "patient_id = ANY($1::uuid[])" if patients is not None else "$1::uuid[] IS NULL AND patient_id IS NULL"
     rows = await pool.fetch(
         f"""
         SELECT type, (
@@ -284,7 +296,7 @@ async def _gone(pool: Pool, job: Job, patients: list[uuid.UUID], kinds: list[str
             WHERE before.id = resource_history.id AND before.version = resource_history.version - 1
         ) AS id
         FROM resource_history
-        WHERE patient_id = ANY($1::uuid[]) AND type = ANY($2::text[]) AND content IS NULL AND valid_to = 'infinity'
+        WHERE {whose} AND type = ANY($2::text[]) AND content IS NULL AND valid_to = 'infinity'
           AND valid_from > $3 AND valid_from < $4 AND {readable(reader, arguments, "resource_history")}
         """,  # noqa: S608 - ours
         *arguments,

@@ -2,8 +2,8 @@
 refused.
 
 The manifest is that of the SMART team's Bulk Import proposal (https://github.com/smart-on-fhir/bulk-import), as JSON
-or as Parameters. A line is an update: its id stays, one without gets an id of its file and line, so that a file that
-is read once more after a crash makes nothing twice. A line that is refused holds up no other.
+or as Parameters. A line is an update: its id stays, one without gets an id of what it says, so that a file that is read
+once more, after a crash or in another import, makes nothing twice. A line that is refused holds up no other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from carefolio.cloud.settings import settings
 from carefolio.fhir import text
 from carefolio.fhir.definitions import NO_ENDPOINT, resource_types
 from carefolio.fhir.errors import FhirError, error
+from carefolio.fhir.validation import validate
 from carefolio.identity import outside
 from carefolio.mapping.serialise import dumps
 from carefolio.record import bulk, jobs, resources
@@ -65,6 +66,8 @@ def inputs_of(said: Any) -> list[Input]:
 
 def _of_parameters(said: dict[str, Any]) -> dict[str, Any]:
     """As JSON what Parameters say: inputFormat, and for each input its parts type (or resourceType) and url."""
+    if issues := validate(said):
+        raise FhirError(400, issues)
     made: dict[str, Any] = {"input": []}
     for parameter in said.get("parameter") or []:
         name = parameter.get("name")
@@ -221,7 +224,7 @@ def _read(
         try:
             resource = text.loads(line)
             if isinstance(resource, dict) and "id" not in resource:
-                resource["id"] = str(derived("import", str(job.id), str(part), str(number)))
+                resource["id"] = str(derived("import", job.reader.actor, kind, line.strip().decode("utf-8", "replace")))
             resources.check(resource, kind)
         except FhirError as refused:
             made.append((number, [(issue.text, issue.expression) for issue in refused.issues[:20]]))

@@ -24,13 +24,15 @@ from carefolio.cloud.telemetry import Event, log, where
 from carefolio.cloud.topics import JOB_PART
 from carefolio.record.access import Reader
 
-# How long what a job made can be fetched.
-KEPT = timedelta(hours=24)
+# How long what a job made can be fetched; for people, to whom a record may be closed any moment.
+KEPT, _KEPT_FOR_PEOPLE = timedelta(hours=24), timedelta(minutes=15)
 # How long it is known that there was one.
 _KNOWN = timedelta(days=30)
 # Of one client at a time.
 MOST_LIVING = 5
-_TRIES = 5
+_TRIES = 10
+# Of a part at once, in seconds: before the platform ends the call; and of a whole job.
+_LONGEST, _OLDEST = 540, timedelta(days=1)
 _FINISH_LOCK = 0x10B
 
 
@@ -155,9 +157,17 @@ async def _add_parts(connection: Connection, job: uuid.UUID, first: int, subject
 
 
 async def find(pool: Pool, number: uuid.UUID, reader: Reader) -> Job | None:
-    """The reader's own job; None for another's, and for one that nobody asked for."""
+    """The reader's own job; None for another's, for none, and for one that was asked for with more rights."""
     row = await pool.fetchrow("SELECT * FROM job WHERE id = $1 AND reader ->> 'actor' = $2", number, reader.actor)
-    return _job(row) if row is not None else None
+    if row is None:
+        return None
+    job = _job(row)
+    same = all(getattr(job.reader, name) == getattr(reader, name) for name in _NUMBERS)
+    return job if same and _covers(reader.scope, job.reader.scope) else None
+
+
+def _covers(scope: str | None, asked: str | None) -> bool:
+    return scope is None or (asked is not None and set(asked.split()) <= set(scope.split()))
 
 
 async def progress(pool: Pool, job: Job) -> tuple[int, int]:
@@ -193,13 +203,17 @@ async def run(pool: Pool, number: uuid.UUID) -> bool:
     job = _job(await pool.fetchrow("SELECT * FROM job WHERE id = $1", part["job_id"]))
     if job.status not in ("waiting", "working"):
         return True
+    if await _has_ended(pool, job.reader):
+        await _fail(pool, job, "the client or account that asked for it has ended")
+        return True
     if part["done_at"] is None:
         # Held by the connection: whoever dies lets go of it, and a second delivery waits for its turn.
         async with pool.acquire() as connection:
             if not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", str(number)):
                 return False
             try:
-                if not await _do(pool, job, part):
+                part = await pool.fetchrow("SELECT * FROM job_part WHERE id = $1", number)
+                if part is not None and part["done_at"] is None and not await _do(pool, job, part):
                     return False
             finally:
                 await connection.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", str(number))
@@ -207,7 +221,26 @@ async def run(pool: Pool, number: uuid.UUID) -> bool:
     return True
 
 
+async def _has_ended(pool: Pool, reader: Reader) -> bool:
+    """Whether who asked may ask no more: what is not done yet is not done for him."""
+    return bool(
+        await pool.fetchval(
+            """
+            SELECT EXISTS (SELECT FROM client WHERE id = substring($1 FROM 'client/(\\S+)$') AND ended_at IS NOT NULL)
+                OR EXISTS (SELECT FROM account WHERE id = $2 AND ended_at IS NOT NULL)
+            """,
+            reader.actor,
+            reader.account,
+        )
+    )
+
+
 async def _do(pool: Pool, job: Job, part: Any) -> bool:
+    """One part, counted before it begins: whatever ends this process, there is an end to trying."""
+    counted = "UPDATE job_part SET attempts = attempts + $2 WHERE id = $1 RETURNING attempts"
+    if await pool.fetchval(counted, part["id"], 1) > _TRIES:
+        await _fail(pool, job, "a part of it does not come to an end")
+        return True
     kind = _KINDS[job.kind]
     try:
         if part["number"] == 0:
@@ -220,10 +253,12 @@ async def _do(pool: Pool, job: Job, part: Any) -> bool:
                 )
             outbox.kick()
         else:
-            result = await kind.work(pool, job, part["number"], json.loads(part["subject"]))
+            async with asyncio.timeout(_LONGEST):
+                result = await kind.work(pool, job, part["number"], json.loads(part["subject"]))
             async with pool.acquire() as connection:
                 await _done(connection, part["id"], result)
     except NotYetError:
+        await pool.fetchval(counted, part["id"], -1)
         return False
     except UNAVAILABLE:
         raise
@@ -231,10 +266,7 @@ async def _do(pool: Pool, job: Job, part: Any) -> bool:
         await _fail(pool, job, str(error))
     except Exception as error:
         log(Event.JOB_FAILED, job=job.id, kind=job.kind, error=type(error).__name__, where=where(error))
-        tries = await pool.fetchval(
-            "UPDATE job_part SET attempts = attempts + 1 WHERE id = $1 RETURNING attempts", part["id"]
-        )
-        if tries < _TRIES:
+        if part["attempts"] + 1 < _TRIES:
             return False
         await _fail(pool, job, f"a part of it fails: {type(error).__name__}")
     return True
@@ -279,10 +311,13 @@ async def _finish(pool: Pool, job: Job) -> None:
         )
         answer = await _KINDS[job.kind].finish(pool, job, [json.loads(row["result"]) for row in rows])
         await connection.execute(
-            "UPDATE job SET status = 'done', answer = $2, ended_at = now(), expires_at = now() + $3 WHERE id = $1",
+            """
+            UPDATE job SET status = 'done', answer = $2, ended_at = now(), expires_at = now() + $3
+            WHERE id = $1 AND status = 'working'
+            """,
             job.id,
             orjson.dumps(answer).decode(),
-            KEPT,
+            KEPT if job.reader.account is None else _KEPT_FOR_PEOPLE,
         )
 
 
@@ -295,12 +330,18 @@ async def sweep(pool: Pool) -> tuple[int, int]:
             SELECT $1, '', convert_to(json_build_object('part', part.id)::text, 'UTF8'), '{}'
             FROM job_part part JOIN job ON job.id = job_id
             WHERE done_at IS NULL AND status IN ('waiting', 'working') AND job.made_at < now() - interval '1 hour'
+              AND NOT EXISTS (
+                  SELECT FROM job_part other WHERE other.job_id = job.id AND other.done_at > now() - interval '1 hour'
+              )
             RETURNING 1
         ) SELECT count(*) FROM published
         """,
         JOB_PART,
     )
     outbox.kick()
+    old = "SELECT * FROM job WHERE status IN ('waiting', 'working') AND made_at < now() - $1::interval"
+    for row in await pool.fetch(old, _OLDEST):
+        await _fail(pool, _job(row), "it did not come to an end within a day")
     over = await pool.fetch("SELECT id FROM job WHERE expires_at < now() AND status <> 'expired'")
     for row in over:
         await _remove(pool, row["id"])

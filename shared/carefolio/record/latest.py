@@ -34,9 +34,11 @@ async def latest(pool: Pool, reader: Reader, query: Sequence[tuple[str, str]], c
 
     Raises SearchError for a query that names no patient, or neither category nor code, or has what no search has.
     """
-    names = {name.partition(":")[0].partition(".")[0] for name, _ in query}
-    if not names & set(_PATIENT):
-        raise SearchError("patient", "$lastn is of one patient: patient or subject is needed")
+    names = {name.partition(":")[0] for name, _ in query}
+    # Of several the latest would be one person's, and hide the others'.
+    of_one = [value for name, value in query if name in _PATIENT and value and "," not in value]
+    if len(of_one) != 1:
+        raise SearchError("patient", "$lastn is of one patient: patient or subject is needed, once and plain")
     if not names & {"category", "code"}:
         raise SearchError("category", "$lastn needs a category or a code")
     await parameters.refresh(pool)

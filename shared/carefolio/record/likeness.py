@@ -30,13 +30,15 @@ _CERTAIN, _PROBABLE, _POSSIBLE = 11.0, 8.2, 4.0
 _TELLING = 3.0
 # A birth date that is the same, or has day and month in each other's place.
 _DATED = 2.5
+# Compared of each side: more is nobody's.
+_MOST = 10
 # Names that are one name in other mouths begin alike; below this they are two.
 _SAME, _ALIKE, _RESEMBLES = 0.999, 0.88, 0.80
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """``grade`` is one of the value set match-grade; ``score`` is 0 to 1; ``numbered``: they share a number."""
+    """``grade`` is one of the value set match-grade; ``score`` is 0 to 1; ``numbered``: they share an NHS number."""
 
     grade: str
     score: float
@@ -58,8 +60,8 @@ class _Person:
 
 
 def _person(resource: Resource) -> _Person:
-    names = resource.get("name", [])
-    numbers = [(each["system"], str(each["value"])) for each in resource.get("identifier", [])
+    names, homes, contacts = (resource.get(each, [])[:_MOST] for each in ("name", "address", "telecom"))
+    numbers = [(each["system"], str(each["value"])) for each in resource.get("identifier", [])[:_MOST]
                if each.get("system") and each.get("value")]  # fmt: skip
     return _Person(
         frozenset(nhs_numbers(resource)),
@@ -68,8 +70,8 @@ def _person(resource: Resource) -> _Person:
         tuple(dict.fromkeys(_plain(g) for name in names for g in name.get("given", [])[:1] if g)),
         str(resource.get("birthDate", "")),
         str(resource.get("gender", "")),
-        frozenset(_plain(a["postalCode"]).replace(" ", "") for a in resource.get("address", []) if a.get("postalCode")),
-        frozenset(_plain(t["value"]).replace(" ", "") for t in resource.get("telecom", []) if t.get("value")),
+        frozenset(_plain(a["postalCode"]).replace(" ", "") for a in homes if a.get("postalCode")),
+        frozenset(_plain(t["value"]).replace(" ", "") for t in contacts if t.get("value")),
     )  # fmt: skip
 
 
@@ -80,36 +82,41 @@ def _plain(text: object) -> str:
 def compare(one: Resource, other: Resource) -> Likeness:
     """How like two Patients are."""
     a, b = _person(one), _person(other)
-    same_number = bool(a.national & b.national) or bool(a.identifiers & b.identifiers)
+    same_national = bool(a.national & b.national)
+    same_number = same_national or bool(a.identifiers & b.identifiers)
     other_number = bool(a.national and b.national and not a.national & b.national)
     family, given = _family(a.families, b.families), _given(a.given, b.given)
     born = _born(a.born, b.born)
     score = (
-        (9.0 if a.national & b.national else 6.5 if same_number else -8.0 if other_number else 0.0)
+        (9.0 if same_national else 6.5 if same_number else -8.0 if other_number else 0.0)
         + family + given + born + _gender(a.gender, b.gender) + _postcode(a.postcodes, b.postcodes)
         + (3.0 if a.contacts & b.contacts else 0.0)
     )  # fmt: skip
     grade = (
         CERTAIN if score >= _CERTAIN else PROBABLE if score >= _PROBABLE else POSSIBLE if score >= _POSSIBLE else NOT
     )
-    # Twins and fathers with sons agree in nearly everything: another name or birth date alone makes another person.
-    if not same_number and (given < 0 or born < 0) and grade in (CERTAIN, PROBABLE):
+    # Twins and fathers with sons agree in nearly everything, in the number of a policy or a household too: another
+    # name or birth date alone makes another person, or a number that is written to the wrong one.
+    if (given < 0 or born < 0) and grade in (CERTAIN, PROBABLE):
         grade = POSSIBLE
     # An initial, a name that is only alike, or none, may be the other twin's.
-    if not same_number and grade == CERTAIN and (given < _TELLING or born < _DATED):
+    if not same_national and grade == CERTAIN and (given < _TELLING or born < _DATED):
         grade = PROBABLE
     if other_number and grade in (CERTAIN, PROBABLE):
         grade = POSSIBLE
     # A number that was mistyped is somebody else's: it takes two more things that agree.
     if same_number and grade == CERTAIN and sum(each > 0 for each in (family, given, born)) < 2:
         grade = POSSIBLE
-    return Likeness(grade, round(1 / (1 + math.exp(_EVEN - score)), 4), same_number)
+    return Likeness(grade, round(1 / (1 + math.exp(_EVEN - score)), 4), same_national)
 
 
-def settled(graded: Mapping[T, Likeness]) -> dict[T, Likeness]:
-    """Where several are certain, none is whose number does not say so: two people of one name were born on one day."""
+def settled(graded: Mapping[T, Likeness], *, all_seen: bool = True) -> dict[T, Likeness]:
+    """Where several are certain, none is whose number does not say so: two people of one name were born on one day.
+
+    Nor where not all who might be were compared (``all_seen``).
+    """
     certain = [each for each in graded.values() if each.grade == CERTAIN]
-    if len(certain) < 2:
+    if len(certain) < 2 and all_seen:
         return dict(graded)
     return {
         key: replace(each, grade=PROBABLE) if each.grade == CERTAIN and not each.numbered else each

@@ -47,6 +47,7 @@ async def find(pool: Pool, reader: Reader, described: dict[str, Any], count: int
         raise error(422, "required", reason, "Parameters.parameter.resource")
     await parameters.refresh(pool)
     near: dict[uuid.UUID, int] = {}
+    all_seen = True
     for block in blocks:
         arguments = Arguments(organisation_id=reader.organisation_id)
         may_read = readable(reader, arguments.values)
@@ -54,10 +55,11 @@ async def find(pool: Pool, reader: Reader, described: dict[str, Any], count: int
         rows = await pool.fetch(
             f"""
             SELECT id, version FROM resource WHERE type = 'Patient' AND {may_read} AND {" AND ".join(conditions)}
-            LIMIT {_OF_BLOCK}
+            ORDER BY id LIMIT {_OF_BLOCK}
             """,  # noqa: S608 - the predicates are ours, their values are arguments
             *arguments.values,
         )
+        all_seen = all_seen and len(rows) < _OF_BLOCK
         near |= {row["id"]: row["version"] for row in rows}
     values: list[Any] = [list(near), list(near.values())]
     rows = await pool.fetch(
@@ -68,7 +70,7 @@ async def find(pool: Pool, reader: Reader, described: dict[str, Any], count: int
         *values,
     )
     graded = await anyio.to_thread.run_sync(
-        lambda: settled({row["id"]: compare(described, text.loads(row["content"])) for row in rows})
+        lambda: settled({row["id"]: compare(described, text.loads(row["content"])) for row in rows}, all_seen=all_seen)
     )
     chosen = {
         number: likeness
@@ -87,16 +89,17 @@ def _blocks(described: dict[str, Any]) -> Iterator[list[tuple[str, str]]]:
     for each in described.get("identifier", [])[:_MOST_IDENTIFIERS]:
         if each.get("system") and each.get("value"):
             yield [("identifier", f"{_said(each['system'])}|{_said(each['value'])}")]
-    names = [name for name in described.get("name", []) if name.get("family")]
+    names = [name for name in described.get("name", [])[:3] if name.get("family")]
     born, homes = str(described.get("birthDate", "")), described.get("address", [])
-    given = [(name["family"], name["given"][0]) for name in names if name.get("given")]
+    given = [(name["family"], name["given"][0]) for name in names if any(name.get("given", [])[:1])]
     codes = [each["postalCode"] for each in homes if each.get("postalCode")]
     if names and born:
         yield [("birthdate", born)]
+        yield from ([("birthdate", born), ("family", _said(name["family"]))] for name in names)
         year, *rest = born.split("-")
         if len(rest) == 2 and rest[0] != rest[1] and int(rest[1]) <= 12:
             yield [("birthdate", f"{year}-{rest[1]}-{rest[0]}")]
-    for family, first in given[:3]:
+    for family, first in given:
         yield [("family:exact", _said(family)), ("given", _said(first[:1]))]
     if names:
         for code in codes[:3]:

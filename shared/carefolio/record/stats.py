@@ -1,8 +1,8 @@
 """Statistics of a patient's measurements (R4 Observation $stats).
 
 (http://hl7.org/fhir/R4/observation-operation-stats.html) Of each code, the values of Observations and of components
-that have it. A value counts that has a UCUM unit and is exact: one that is ``< 5``, has a modifier extension or a unit
-which UCUM does not know is of the total alone. Values are brought into the unit of the latest; where units cannot be
+that have it. A value counts that has a UCUM unit and is exact: one that is ``< 5``, has a modifier extension or another
+unit is of the total alone. Values are brought into the unit of the latest; where units cannot be
 brought into one another each has its own answer, for no mean is of both.
 """
 
@@ -16,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
 
+import anyio.to_thread
+
 from carefolio.cloud.database import Pool
 from carefolio.fhir import text
 from carefolio.fhir.dates import date_range_of
-from carefolio.fhir.units import UCUM, unit
+from carefolio.fhir.units import UCUM, Unit, unit
 from carefolio.record import search
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
@@ -74,12 +76,13 @@ async def count(pool: Pool, reader: Reader, asked: Asked) -> Counted:
     if not set(asked.statistics) <= set(STATISTICS):
         raise SearchError("statistic", f"one is unknown; there are {', '.join(STATISTICS)}")
     made: list[dict[str, Any]] = []
-    sources: dict[str, str] = {}
+    sources: dict[str, None] = {}
     for coding in asked.codings:
         contents = [content async for content in _found(pool, reader, asked, coding)]
-        sources |= {content: content for content in contents}
-        made += _of_code(asked, coding, [text.loads(content) for content in contents])
-    return Counted(made, list(sources)[: asked.limit] if asked.include else [])
+        if asked.include:
+            sources |= dict.fromkeys(contents[: asked.limit])
+        made += await anyio.to_thread.run_sync(_of_code, asked, coding, contents)
+    return Counted(made, list(sources)[: asked.limit])
 
 
 async def _found(pool: Pool, reader: Reader, asked: Asked, coding: tuple[str, str]) -> Any:
@@ -102,8 +105,8 @@ async def _found(pool: Pool, reader: Reader, asked: Asked, coding: tuple[str, st
         cursor = page.cursor
 
 
-def _of_code(asked: Asked, coding: tuple[str, str], resources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    measured = [each for resource in resources for each in _measured(resource, coding)]
+def _of_code(asked: Asked, coding: tuple[str, str], contents: list[str]) -> list[dict[str, Any]]:
+    measured = [each for content in contents for each in _measured(text.loads(content), coding)]
     series = _series([each for each in measured if each is not None])
     times = [at for each in series for at, _ in each.timed]
     period = dict(zip(("start", "end"), asked.period, strict=True))
@@ -142,27 +145,38 @@ def _value(part: dict[str, Any], at: datetime | None) -> _Value | None:
     quantity = part.get("valueQuantity", {})
     if "value" not in quantity or "comparator" in quantity or "modifierExtension" in part:
         return None
-    if quantity.get("system") != UCUM or unit(quantity.get("code", "")) is None:
+    if quantity.get("system") != UCUM or not quantity.get("code"):
         return None
     return _Value(at, Decimal(quantity["value"]), quantity["code"])
 
 
 def _series(values: list[_Value]) -> list[_Series]:
     """The latest first, so that its unit is the one of its series."""
-    by_dimension: dict[str, _Series] = {}
+    by_measure: dict[str, _Series] = {}
     for each in values:
-        measured = unit(each.unit)
-        assert measured is not None
-        series = by_dimension.setdefault(measured.dimension, _Series(each.unit))
-        wanted = unit(series.unit)
-        assert wanted is not None
+        measured = _measure(each.unit)
+        series = by_measure.setdefault(measured.dimension if measured else each.unit, _Series(each.unit))
         value = each.value
-        if each.unit != series.unit:
+        if measured and each.unit != series.unit:
+            wanted = _measure(series.unit)
+            assert wanted is not None
             value = _DIGITS.divide(measured.canonical(value) - wanted.offset, wanted.factor)
         series.values.append(value)
         if each.at is not None:
             series.timed.append((each.at, value))
-    return list(by_dimension.values())
+    return list(by_measure.values())
+
+
+def _measure(code: str) -> Unit | None:
+    """A unit that others can be brought into; None for one that is only itself.
+
+    A percentage is no mmol/mol (HbA1c), an equivalent no mole (calcium), mL/min no mL/min/{1.73_m2} (eGFR), though
+    UCUM gives them one dimension.
+    """
+    if "{" in code or "eq" in code or "osm" in code:
+        return None
+    found = unit(code)
+    return None if found is None or found.dimension == "dimensionless" else found
 
 
 def _component(name: str, series: _Series, total: int) -> Iterator[dict[str, Any]]:
@@ -186,7 +200,10 @@ def _quantity(value: Decimal | None, of: str) -> dict[str, Any]:
     if value is None:
         return {"dataAbsentReason": {"coding": [{"system": _ABSENT, "code": "not-applicable"}]}}
     # Of nine digits those that tell, and none with an exponent.
-    written = text.read_decimal(f"{_DIGITS.plus(value).normalize():f}")
+    try:
+        written = text.read_decimal(f"{_DIGITS.plus(value).normalize():f}")
+    except ValueError:
+        return _quantity(None, of)
     return {"valueQuantity": {"value": written, "unit": of, "system": UCUM, "code": of}}
 
 

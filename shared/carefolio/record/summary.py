@@ -16,6 +16,7 @@ from typing import Any
 
 from carefolio.cloud.database import Pool
 from carefolio.fhir import text
+from carefolio.fhir.errors import FhirError, error
 from carefolio.mapping.serialise import dumps
 from carefolio.record import latest, reading
 from carefolio.record.access import Reader
@@ -26,8 +27,8 @@ from carefolio.view.telling import tell
 _IPS = "http://hl7.org/fhir/uv/ips/StructureDefinition"
 _LOINC = "http://loinc.org"
 _KINDS = ("AllergyIntolerance", "Condition", "Immunization", "MedicationRequest", "MedicationStatement", "Procedure")
-# Read at a time; and at most, which is more than anybody reads.
-_PAGE, _MOST = 1000, 5000
+# Read at a time; and at most: beyond it there is none, rather than one that something is missing in.
+_PAGE, _MOST = 1000, 20_000
 _OVER = frozenset({"inactive", "remission", "resolved"})
 _UNTRUE = frozenset({"entered-in-error", "refuted"})
 _NOT_DONE = frozenset({"entered-in-error", "cancelled", "stopped", "completed", "not-taken", "not-done", "draft"})
@@ -79,7 +80,10 @@ _SECTIONS = (
 
 
 async def make(pool: Pool, reader: Reader, patient: uuid.UUID, base: str) -> bytes | None:
-    """The document, a Bundle; None where the reader sees no such patient. ``base``: the server's address."""
+    """The document, a Bundle; None where the reader sees no such patient. ``base``: the server's address.
+
+    Raises FhirError (422) for a record that is too long to be told whole.
+    """
     found = await reading.read(pool, reader, "Patient", patient)
     if found is None or found.content is None:
         return None
@@ -89,6 +93,8 @@ async def make(pool: Pool, reader: Reader, patient: uuid.UUID, base: str) -> byt
         query = [("patient", f"Patient/{person['id']}"), ("code:missing", "false"),
                  ("status:not", "entered-in-error,cancelled")]  # fmt: skip
         page = await latest.latest(pool, reader, query, 1)
+        if page.cut:
+            raise _too_long()
         resources += [text.loads(each.content) for each in page.found]
     return dumps(_bundle(person, [each for each in resources if _is_true(each)], base, datetime.now(UTC)))
 
@@ -96,16 +102,22 @@ async def make(pool: Pool, reader: Reader, patient: uuid.UUID, base: str) -> byt
 async def _all_of(pool: Pool, reader: Reader, patient: uuid.UUID) -> Any:
     kinds = [kind for kind in _KINDS if reader.may(kind, "r")]
     after, count = None, 0
-    while kinds and count < _MOST:
+    while kinds:
         page = await reading.everything(pool, reader, patient, count=_PAGE, after=after, kinds=kinds)
         if page is None:
             return
         for each in page.found:
             yield text.loads(each.content)
         count += len(page.found)
+        if count > _MOST:
+            raise _too_long()
         if page.cursor is None:
             return
         after = uuid.UUID(page.cursor)
+
+
+def _too_long() -> FhirError:
+    return error(422, "too-costly", "the record is too long for a summary of it: read what is needed by type")
 
 
 def _bundle(person: Resource, resources: list[Resource], base: str, now: datetime) -> Resource:
