@@ -128,7 +128,7 @@ async def answers(url: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_an_upgrade_under_load(homes: Callable[[], Path], capsys: pytest.CaptureFixture[str]) -> None:
     home = homes()
     earlier = before_the_newest_migration(home / "old")

@@ -15,7 +15,7 @@ from carefolio.cloud.database import Pool
 from carefolio.cloud.settings import settings
 from carefolio.identity.senders import Sender, authenticate
 from carefolio.local import load
-from carefolio.record.intake import take_in
+from carefolio.record.intake import Answer, take_in
 from carefolio.recovery import copies
 
 
@@ -38,23 +38,33 @@ def there(place: Path) -> list[Path]:
     return sorted(path for path in place.rglob("*") if path.is_file())
 
 
-async def forget(database: asyncpg.Pool, number: object) -> None:
-    """As a database that was brought back to before this message."""
-    await database.execute("DELETE FROM outbox WHERE convert_from(data, 'UTF8') LIKE $1", f"%{number}%")
-    await database.execute("DELETE FROM message_waits WHERE message_id = $1", number)
-    await database.execute("DELETE FROM message WHERE id = $1", number)
+async def lost(
+    pool: Pool, database: asyncpg.Pool, sender: Sender, place: Path, address: str = ""
+) -> tuple[Answer, bytes, datetime]:
+    """A message that was taken in, and a database that was brought back to before it."""
+    for _ in range(20):
+        raw, at = load.registration(nhs(), unique("CP")), datetime.now(UTC)
+        answer = await take_in(pool, sender, raw, address, at, production=False)
+        number = answer.message_id
+        try:
+            await database.execute("DELETE FROM outbox WHERE convert_from(data, 'UTF8') LIKE $1", f"%{number}%")
+            await database.execute("DELETE FROM message_waits WHERE message_id = $1", number)
+            await database.execute("DELETE FROM message WHERE id = $1", number)
+        except asyncpg.ForeignKeyViolationError:
+            # Ingest was faster than that: it is in a record already.
+            (place / next(each for each in there(place) if each.name == str(number))).unlink()
+            continue
+        return answer, raw, at
+    raise AssertionError("ingest is always faster")
 
 
 async def test_what_was_lost_is_put_back_as_it_was_acknowledged(
     pool: Pool, database: asyncpg.Pool, sender: Sender, place: Path, hospital: Hospital
 ) -> None:
     """With its id and its acknowledgement: sent again it is the duplicate that it would have been."""
-    raw = load.registration(nhs(), unique("CP"))
-    before = datetime.now(UTC)
-    answer = await take_in(pool, sender, raw, "127.0.0.1", before, production=False)
+    answer, raw, before = await lost(pool, database, sender, place, "127.0.0.1")
     [copy] = there(place)
     assert copy.name == str(answer.message_id)
-    await forget(database, answer.message_id)
     trial = await copies.put_back(pool, str(place), before - timedelta(minutes=1), apply=False)
     assert trial.put_back == 1
     assert await database.fetchval("SELECT count(*) FROM message WHERE id = $1", answer.message_id) == 0
@@ -117,11 +127,9 @@ async def test_where_the_other_region_is_away_the_copy_lies_nearer(
 async def test_what_was_sent_again_before_it_was_put_back_is_not_missing(
     pool: Pool, database: asyncpg.Pool, sender: Sender, place: Path
 ) -> None:
-    raw, now = load.registration(nhs(), unique("CP")), datetime.now(UTC)
-    lost = await take_in(pool, sender, raw, "", now, production=False)
-    await forget(database, lost.message_id)
+    answer, raw, now = await lost(pool, database, sender, place)
     again = await take_in(pool, sender, raw, "", datetime.now(UTC), production=False)
-    assert again.message_id != lost.message_id
+    assert again.message_id != answer.message_id
     done = await copies.put_back(pool, str(place), now)
     assert (done.copies, done.there, done.put_back) == (2, 2, 0)
 
@@ -130,11 +138,7 @@ async def test_a_copy_that_is_spoilt_or_nobodys_is_named_and_the_others_are_put_
     pool: Pool, database: asyncpg.Pool, sender: Sender, place: Path
 ) -> None:
     now = datetime.now(UTC)
-    made = [
-        await take_in(pool, sender, load.registration(nhs(), unique("CP")), "", now, production=False) for _ in range(3)
-    ]
-    for each in made:
-        await forget(database, each.message_id)
+    made = [(await lost(pool, database, sender, place))[0] for _ in range(3)]
     spoilt, strange, _ = there(place)
     spoilt.write_bytes(spoilt.read_bytes()[5:])
     head, _, rest = strange.read_bytes().partition(b"\n")
@@ -148,9 +152,7 @@ async def test_a_copy_whose_bytes_changed_is_not_taken_in(
     pool: Pool, database: asyncpg.Pool, sender: Sender, place: Path
 ) -> None:
     """What is put back into somebody's record is what his hospital sent."""
-    now = datetime.now(UTC)
-    answer = await take_in(pool, sender, load.registration(nhs(), unique("CP")), "", now, production=False)
-    await forget(database, answer.message_id)
+    _, _, now = await lost(pool, database, sender, place)
     [copy] = there(place)
     copy.write_bytes(copy.read_bytes().replace(b"Robin", b"Rodin"))
     done = await copies.put_back(pool, str(place), now - timedelta(minutes=1))
