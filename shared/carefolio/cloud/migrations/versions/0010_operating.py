@@ -21,8 +21,6 @@ STATEMENTS = (
         failed text
     )
     """,
-    # Whether an app or a feed wrote a version, where that is known: who restores a record has to.
-    "ALTER TABLE resource_history ADD COLUMN by_app boolean",
     "CREATE INDEX profile_waiting ON profile (function, asked_at) WHERE begun_at IS NULL",
 )
 
