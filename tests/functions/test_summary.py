@@ -55,9 +55,18 @@ async def test_what_a_stranger_has_to_know(owner: Hospital) -> None:
                       "medicationCodeableConcept": {"text": "Salbutamol"}})  # fmt: skip
     await put(owner, {"resourceType": "MedicationStatement", "status": "stopped", **subject,
                       "medicationCodeableConcept": {"text": "Aspirin"}})  # fmt: skip
+    medication = await put(owner, {"resourceType": "Medication", "code": {"text": "Ramipril 5 mg"}})
+    for reference in (f"Medication/{medication}", "#m"):
+        await put(owner, {"resourceType": "MedicationRequest", "status": "active", "intent": "order", **subject,
+                          "medicationReference": {"reference": reference},
+                          **({"contained": [{"resourceType": "Medication", "id": "m", "code": {"text": "Bisoprolol"}}]}
+                             if reference == "#m" else {})})  # fmt: skip
     reply = await owner.get(f"Patient/{patient}/$summary")
     assert reply.status == 200, reply.body
     bundle = reply.json
+    told = sections(bundle)["10160-0"]["text"]["div"]
+    assert ("Ramipril 5 mg" in told, "Bisoprolol" in told) == (True, True), told
+    assert medication in {each["resource"]["id"] for each in bundle["entry"]}
     assert (bundle["type"], validate(bundle)) == ("document", [])
     found = sections(bundle)
     assert set(found) >= _NEEDED

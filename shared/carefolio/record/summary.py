@@ -21,8 +21,10 @@ from carefolio.mapping.serialise import dumps
 from carefolio.record import latest, reading
 from carefolio.record.access import Reader
 from carefolio.record.ids import uuid7
+from carefolio.record.includes import include, local_references
 from carefolio.record.rows import instant
-from carefolio.view.telling import tell
+from carefolio.record.search import masked_page
+from carefolio.view.telling import concept, tell
 
 _IPS = "http://hl7.org/fhir/uv/ips/StructureDefinition"
 _LOINC = "http://loinc.org"
@@ -88,7 +90,15 @@ async def make(pool: Pool, reader: Reader, patient: uuid.UUID, base: str) -> byt
     if found is None or found.content is None:
         return None
     person = text.loads(found.content)
-    resources = [each async for each in _all_of(pool, reader, patient)]
+    read = [each async for each in _all_of(pool, reader, patient)]
+    resources = [text.loads(each.content) for each in read]
+    medications: dict[str, Resource] = {}
+    if reader.may("Medication", "r"):
+        wanted = [(f"{kind}:medication", False, False) for kind in ("MedicationRequest", "MedicationStatement")]
+        found_, _ = await include(pool, reader, wanted, read)
+        for each in await masked_page(pool, reader, found_):
+            medication = text.loads(each.content)
+            medications[f"Medication/{medication['id']}"] = medication
     if reader.may("Observation", "r"):
         query = [("patient", f"Patient/{person['id']}"), ("code:missing", "false"),
                  ("status:not", "entered-in-error,cancelled")]  # fmt: skip
@@ -96,7 +106,8 @@ async def make(pool: Pool, reader: Reader, patient: uuid.UUID, base: str) -> byt
         if page.cut:
             raise _too_long()
         resources += [text.loads(each.content) for each in page.found]
-    return dumps(_bundle(person, [each for each in resources if _is_true(each)], base, datetime.now(UTC)))
+    true = [each for each in resources if _is_true(each)]
+    return dumps(_bundle(person, true, medications, base, datetime.now(UTC)))
 
 
 async def _all_of(pool: Pool, reader: Reader, patient: uuid.UUID) -> Any:
@@ -107,7 +118,7 @@ async def _all_of(pool: Pool, reader: Reader, patient: uuid.UUID) -> Any:
         if page is None:
             return
         for each in page.found:
-            yield text.loads(each.content)
+            yield each
         count += len(page.found)
         if count > _MOST:
             raise _too_long()
@@ -120,7 +131,9 @@ def _too_long() -> FhirError:
     return error(422, "too-costly", "the record is too long for a summary of it: read what is needed by type")
 
 
-def _bundle(person: Resource, resources: list[Resource], base: str, now: datetime) -> Resource:
+def _bundle(
+    person: Resource, resources: list[Resource], medications: dict[str, Resource], base: str, now: datetime
+) -> Resource:
     device = {
         "resourceType": "Device",
         "id": str(uuid7()),
@@ -130,8 +143,9 @@ def _bundle(person: Resource, resources: list[Resource], base: str, now: datetim
     for section in _SECTIONS:
         mine = [each for each in resources if each["resourceType"] in section.kinds and section.has(each)]
         if mine or section.needed:
-            sections.append(_section(section, mine))
+            sections.append(_section(section, mine, medications))
             named += mine
+            named += [medication for each in mine if (medication := _medication(each, medications))]
     composition = {
         "resourceType": "Composition",
         "id": str(uuid7()),
@@ -156,7 +170,14 @@ def _bundle(person: Resource, resources: list[Resource], base: str, now: datetim
     }
 
 
-def _section(section: _Section, mine: list[Resource]) -> Resource:
+def _medication(resource: Resource, medications: dict[str, Resource]) -> Resource | None:
+    """What a medicine's reference names, where it is a resource of its own."""
+    for kind, number in local_references([resource.get("medicationReference")]):
+        return medications.get(f"{kind}/{number}")
+    return None
+
+
+def _section(section: _Section, mine: list[Resource], medications: dict[str, Resource]) -> Resource:
     made: Resource = {
         "title": section.title,
         "code": {"coding": [{"system": _LOINC, "code": section.code}]},
@@ -167,7 +188,7 @@ def _section(section: _Section, mine: list[Resource]) -> Resource:
         made |= {"text": _narrative([f"<p>{said}</p>"]), "emptyReason": {"coding": [reason], "text": said}}
         return made
     mine.sort(key=lambda each: tell(each).when, reverse=True)
-    made["text"] = _narrative(["<ul>", *(f"<li>{line}</li>" for line in map(_line, mine)), "</ul>"])
+    made["text"] = _narrative(["<ul>", *(f"<li>{_line(each, medications)}</li>" for each in mine), "</ul>"])
     made["entry"] = [{"reference": f"{each['resourceType']}/{each['id']}"} for each in mine]
     return made
 
@@ -176,8 +197,14 @@ def _narrative(parts: list[str]) -> Resource:
     return {"status": "generated", "div": f'<div xmlns="http://www.w3.org/1999/xhtml">{"".join(parts)}</div>'}
 
 
-def _line(resource: Resource) -> str:
-    """A resource in one line of words, as the portal says it."""
+def _line(resource: Resource, medications: dict[str, Resource]) -> str:
+    """A resource in one line of words, as the portal says it; a medicine by the name of what it refers to."""
+    reference = resource.get("medicationReference", {})
+    if not reference.get("display"):
+        contained = {f"#{each.get('id')}": each for each in resource.get("contained", [])}
+        medication = contained.get(reference.get("reference")) or _medication(resource, medications)
+        if medication:
+            resource = resource | {"medicationReference": reference | {"display": concept(medication.get("code"))}}
 
     def said() -> Iterator[str]:
         told = tell(resource)
