@@ -160,7 +160,9 @@ _LOOP = "fragment g on Patient { name { ...h } nom } fragment h on HumanName { .
      ("{" * 1000 + "}" * 1000, ""), ("[" * 3000, ""),
      ("{ PatientList(name: " + "[" * 900 + "]" * 900 + ") { id } }", ""),
      ("{ " + " ".join(f"a{n}: PatientList {{ id }}" for n in range(150)) + " }", "more than 100"),
-     ("{ ...f } fragment f on Query { PatientList { ...g ...g } } " + _LOOP, "nom"), ("{ id }" + "#\n" * 5000, "")],
+     ("{ ...f } fragment f on Query { PatientList { ...g ...g } } " + _LOOP, "nom"), ("{ id }" + "#\n" * 5000, ""),
+     (r'{ PatientList(name: "\u0000") { id } }', "no text has"), (r'{ PatientList(identifier: "\ud83d") { id } }', ""),
+     ('{ PatientList(_cursor: "odd") { id } }', "_cursor")],
 )  # fmt: skip
 async def test_what_cannot_be_asked_ends_soon(ward: Ward, query: str, told: str) -> None:
     began = time.monotonic()

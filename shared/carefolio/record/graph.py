@@ -99,8 +99,17 @@ def _variables(operation: ast.OperationDefinitionNode, given: Mapping[str, Any])
             raise GraphQLError(f"the variable {name} is needed", each)
         if not isinstance(value, str | int | None):
             raise GraphQLError(f"the variable {name} is to be text, a whole number or a boolean", each)
-        made[name] = str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
+        made[name] = (
+            str(value).lower() if isinstance(value, bool) else None if value is None else _sound(str(value), each)
+        )
     return made
+
+
+def _sound(value: str, node: ast.Node) -> str:
+    """Text that the database has: no NUL. Raises GraphQLError."""
+    if "\x00" in value:
+        raise GraphQLError("a value has a character that no text has", node)
+    return value
 
 
 def _scalar(node: ast.ValueNode, variables: Mapping[str, str | None]) -> str | None:
@@ -112,7 +121,7 @@ def _scalar(node: ast.ValueNode, variables: Mapping[str, str | None]) -> str | N
     if isinstance(node, ast.BooleanValueNode):
         return str(node.value).lower()
     if isinstance(node, ast.StringValueNode | ast.IntValueNode | ast.FloatValueNode | ast.EnumValueNode):
-        return node.value
+        return _sound(node.value, node)
     if isinstance(node, ast.NullValueNode):
         return None
     raise GraphQLError("a list or an object is not taken here", node)
