@@ -504,6 +504,40 @@ def export() -> None:
         row("   largest process that writes it", f"{largest >> 20} MB", "flat")
 
 
+def subscriptions() -> None:
+    """From a change to its notification's arrival, 300 changes a second among 1,000 subscriptions."""
+    with installation() as (port, environment, _):
+        carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
+        client = carefolio(environment, "client", "add", "load", "--organisation", "RLOAD", "--scope", "system/*.cruds")
+        asyncio.run(subscribed(port, environment, {"Authorization": f"Bearer {token_of(port, client)}"}))
+
+
+async def subscribed(port: int, environment: dict[str, str], token: dict[str, str]) -> None:
+    import aiohttp
+
+    from carefolio.local.subscribers import Apps, prepare, write
+
+    apps, changes, kinds, rate = Apps(), 10_000, 1000, 300
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        at = free.getsockname()[1]
+    await apps.start(at)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", timeout=aiohttp.ClientTimeout(60)) as session:
+        token |= {"Content-Type": "application/fhir+json"}
+        patients = await prepare(session, token, at, kinds)
+        listed = await asyncio.to_thread(carefolio, environment, "webhook", "list")
+        await asyncio.to_thread(carefolio, environment, "webhook", "allow", listed[0]["id"])
+        while len(apps.numbers) < kinds:
+            await asyncio.sleep(0.1)
+        await write(session, token, patients, changes, kinds, rate)
+        while apps.told() < changes:
+            await asyncio.sleep(0.1)
+    await apps.stop()
+    delays = sorted(apps.delays)
+    row(f"change to notification, {rate}/s, {kinds:,} subscriptions, median", f"{apps.median():.2f} s", "1 s")
+    row("   p99", f"{delays[int(0.99 * len(delays))]:.2f} s", "")
+
+
 PARTS = {
     "doors": doors,
     "people": people,
@@ -514,6 +548,7 @@ PARTS = {
     "fhir": fhir,
     "emis": extracts,
     "export": export,
+    "subscriptions": subscriptions,
     "capacity": capacity,
     "growth": grow,
 }

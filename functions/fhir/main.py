@@ -14,6 +14,7 @@ from carefolio.doors import fhir as door
 from carefolio.doors import fhir_graphql, fhir_stats
 from carefolio.doors import fhir_jobs as jobs
 from carefolio.doors import fhir_operations as operations
+from carefolio.doors import fhir_subscriptions as subscriptions
 from carefolio.doors.fhir_answers import outcome
 
 _ROOT = "/fhir/R4"
@@ -40,6 +41,9 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/Patient/{{id}}/$summary", operations.patient_summary, methods=["GET"]),
         Route(f"{_ROOT}/Observation/$lastn", operations.lastn, methods=["GET", "POST"]),
         Route(f"{_ROOT}/Observation/$stats", fhir_stats.observation_stats, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/Subscription/$status", subscriptions.status, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/Subscription/{{id}}/$status", subscriptions.status, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/Subscription/{{id}}/$events", subscriptions.events, methods=["GET", "POST"]),
         Route(f"{_ROOT}/$graphql", fhir_graphql.graphql, methods=["GET", "POST"]),
         Route(f"{_ROOT}/{{type}}/{{id}}/$graphql", fhir_graphql.graphql, methods=["GET", "POST"]),
         Route(f"{_ROOT}/{{type}}/$validate", operations.validate_resource, methods=["POST"]),

@@ -91,8 +91,8 @@ async def embedded(receiver: Receiver, pool: asyncpg.Pool) -> AsyncIterator[Wire
     topic = unique("topic")
     dead = f"{topic}-dead"
     subscriptions = (
-        Subscription(topic, "test", "/push", 4, dead),
-        Subscription(dead, "test", "/dead", 100, None),
+        Subscription(topic, "test", "/push", 4, dead, ordered=True, waits=False),
+        Subscription(dead, "test", "/dead", 100, None, ordered=False, waits=False),
     )
     base = f"http://127.0.0.1:{receiver.port}"
     dispatcher = Dispatcher(subscriptions, (), aiohttp.TCPConnector(), base, first_pause=0.02, longest_pause=0.1)
@@ -238,7 +238,7 @@ async def test_a_restarted_dispatcher_goes_on_where_the_old_one_stopped(receiver
 
     def dispatcher() -> Awaitable[None]:
         return Dispatcher(
-            (Subscription(topic, "t", "/p", 100, None),),
+            (Subscription(topic, "t", "/p", 100, None, ordered=False, waits=False),),
             (),
             aiohttp.TCPConnector(),
             f"http://127.0.0.1:{receiver.port}",

@@ -26,6 +26,11 @@ class Relay:
     def kick(self) -> None:
         self._wanted.set()
 
+    def kick_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        for seconds in (0.02, 0.3, 3):
+            loop.call_later(seconds, self._wanted.set)
+
     async def close(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
@@ -48,10 +53,19 @@ class Relay:
 
 def kick() -> None:
     """Tell the running loop's relay that there are new rows."""
+    _relay().kick()
+
+
+def kick_soon() -> None:
+    """As ``kick``, for rows of a transaction that has not ended yet; one that takes long is left to the clock."""
+    _relay().kick_soon()
+
+
+def _relay() -> Relay:
     loop = asyncio.get_running_loop()
     if loop not in _relays:
         _relays[loop] = Relay()
-    _relays[loop].kick()
+    return _relays[loop]
 
 
 async def close() -> None:
@@ -76,7 +90,7 @@ async def sweep() -> int:
         )
         if rows:
             rows.sort(key=lambda row: row["id"])
-            await queue().publish(
-                [Outgoing(row["topic"], row["ordering_key"], row["data"], row["attributes"]) for row in rows]
-            )
+            # What many commits say alike is said once.
+            said = (Outgoing(row["topic"], row["ordering_key"], row["data"], row["attributes"]) for row in rows)
+            await queue().publish(list(dict.fromkeys(said)))
     return len(rows)

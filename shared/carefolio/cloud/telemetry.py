@@ -45,6 +45,8 @@ class Event(Enum):
     REQUEST = ("INFO", "function", "method", "route", "status", "milliseconds")
     UNAVAILABLE = ("ERROR", "function", "error")
     UNEXPECTED = ("CRITICAL", "function", "error", "where")
+    SUBSCRIPTION_FAILED = ("ERROR", "subscription", "error", "where")
+    SUBSCRIPTION_UNTAKEN = ("INFO", "subscription", "reason")
     JOB_FAILED = ("ERROR", "job", "kind", "error", "where")
     OUTBOX_FAILED = ("ERROR", "error")
     PUSH_REFUSED = ("WARNING", "reason")

@@ -13,17 +13,24 @@ LETTER_WRITTEN = "letter-written"
 EXTRACT_STEP = "extract-step"
 WEBHOOK_EVENT = "webhook-event"
 JOB_PART = "job-part"
+RECORD_CHANGED = "record-changed"
+SUBSCRIPTION_DUE = "subscription-due"
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """``path`` on the function; ``dead_letter`` is where a message goes after ``attempts`` deliveries."""
+    """``path`` on the function; ``dead_letter`` is where a message goes after ``attempts`` deliveries.
+
+    ``ordered``: of one key one after the other. ``waits``: its work is to wait for others' servers, not our own.
+    """
 
     topic: str
     function: str
     path: str
     attempts: int
     dead_letter: str | None
+    ordered: bool
+    waits: bool
 
 
 def wiring() -> dict[str, Any]:

@@ -23,9 +23,9 @@ from starlette.responses import Response, StreamingResponse
 from carefolio.cloud import database, files
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors.bearer import authorised
+from carefolio.doors.fhir_parameters import given
 from carefolio.doors.fhir_requests import document_of, reader_of, span_of
-from carefolio.fhir.errors import FhirError, error
-from carefolio.fhir.validation import validate
+from carefolio.fhir.errors import error
 from carefolio.record import bulk, importing, jobs, searching_later
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
@@ -66,7 +66,7 @@ async def _export(request: Request, level: str) -> Response:
             403, "an export is for systems (client credentials, scope system/*.rs); people have $everything"
         )
     pool = await database.pool()
-    query = [*request.query_params.multi_items(), *(await _parameters(request))]
+    query = [(name, _text(name, value)) for name, value in await given(request)]
     lenient = answers.preferences(request).get("handling", "") == "lenient"
     asked = _asked(query, level, lenient=lenient)
     if level == "group":
@@ -116,22 +116,12 @@ async def begun(making: Awaitable[Job]) -> Response:
     )
 
 
-async def _parameters(request: Request) -> list[tuple[str, str]]:
-    """What a POST says in a Parameters resource, as if it stood in the address."""
-    if request.method != "POST":
-        return []
-    document = await document_of(request)
-    if not isinstance(document, dict) or document.get("resourceType") != "Parameters":
-        raise error(400, "invalid", "Parameters are needed", "Parameters")
-    if issues := validate(document):
-        raise FhirError(400, issues)
-    found = []
-    for parameter in document.get("parameter") or []:
-        name = str(parameter.get("name", ""))
-        for key, value in parameter.items():
-            if key.startswith("value"):
-                found.append((name, str(value.get("reference", "")) if isinstance(value, dict) else str(value)))
-    return found
+def _text(name: str, value: Any) -> str:
+    """A parameter as it would stand in the address; of a Reference what it refers to. Raises SearchError."""
+    text = value.get("reference") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise SearchError(name, "no such type of it")
+    return text
 
 
 def _asked(query: list[tuple[str, str]], level: str, *, lenient: bool) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -13,9 +12,8 @@ from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_formats
 from carefolio.doors.bearer import authorised
-from carefolio.doors.fhir_requests import FORM, FORM_TYPE, document_of, query_of, reader_of
-from carefolio.fhir.errors import FhirError, error
-from carefolio.fhir.validation import validate
+from carefolio.doors.fhir_parameters import given
+from carefolio.doors.fhir_requests import reader_of
 from carefolio.mapping.serialise import dumps
 from carefolio.record import stats
 from carefolio.record.arguments import SearchError
@@ -25,13 +23,7 @@ async def observation_stats(request: Request) -> Response:
     """GET, POST Observation/$stats: what measurements come to; Parameters with ``statistics`` and ``source``."""
     fhir_formats.check_format(request)
     token = await authorised(request, "Observation", "s")
-    media = request.headers.get("content-type", FORM_TYPE).partition(";")[0].strip().lower()
-    given: list[tuple[str, Any]]
-    if request.method == "POST" and media != FORM_TYPE:
-        given = [*request.query_params.multi_items(), *_parts(await document_of(request))]
-    else:
-        given = list(await query_of(request))
-    asked = _Given(given).read()
+    asked = _Given(await given(request)).read()
     with span("stats"):
         counted = await stats.count(await database.pool(), reader_of(token), asked)
     made = [f'{{"name":"statistics","resource":{dumps(each).decode()}}}' for each in counted.made]
@@ -39,27 +31,13 @@ async def observation_stats(request: Request) -> Response:
     return answers.answer(f'{{"resourceType":"Parameters","parameter":[{",".join(made)}]}}')
 
 
-def _parts(said: Any) -> Iterator[tuple[str, Any]]:
-    """Parameters as a query has them; a Coding and a Period stay what they are. Raises FhirError."""
-    if issues := validate(said):
-        raise FhirError(400, issues)
-    if said["resourceType"] != "Parameters":
-        raise error(400, "invalid", "Parameters are needed", said["resourceType"])
-    for each in said.get("parameter", []):
-        value = next((value for name, value in each.items() if name.startswith("value")), "")
-        if isinstance(value, bool):
-            value = str(value).lower()
-        yield each.get("name", ""), value if isinstance(value, dict) else str(value)
-
-
 class _Given:
     """The parameters; each is read once, and one that nobody reads is unknown."""
 
-    def __init__(self, given: list[tuple[str, Any]]) -> None:
+    def __init__(self, said: list[tuple[str, Any]]) -> None:
         self._by_name: dict[str, list[Any]] = {}
-        for name, value in given:
-            if name not in FORM:
-                self._by_name.setdefault(name, []).append(value)
+        for name, value in said:
+            self._by_name.setdefault(name, []).append(value)
 
     def read(self) -> stats.Asked:
         """Raises SearchError that names the parameter."""

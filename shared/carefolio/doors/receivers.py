@@ -44,6 +44,12 @@ class WebhookMade(WebhookShown):
     secret: str
 
 
+class WebhookSecret(BaseModel):
+    """``secret`` is told here and never again; what is sent from now on is signed with it."""
+
+    secret: str
+
+
 class Webhooks(BaseModel):
     """An organisation's receivers."""
 
@@ -63,6 +69,12 @@ async def add_webhook(call: Call) -> Any:
         webhooks.add(call.pool, call.reader.organisation_id, call.reader.actor, said.url, said.events)
     )
     return _shown(made) | {"secret": secret}
+
+
+async def renew_secret(call: Call) -> Any:
+    await administrator(call)
+    number = call.number("webhook")
+    return {"secret": await _told(webhooks.renew_secret(call.pool, call.reader.organisation_id, number))}
 
 
 async def end_webhook(call: Call) -> None:
@@ -87,5 +99,7 @@ ENDPOINTS = (
     Endpoint("POST", "/webhooks", add_webhook, "Webhook", "c",
              f"have events sent ({', '.join(EVENTS)}), when the operator has allowed it", _WHO, body=NewWebhook,
              answer=WebhookMade, status=201),
+    Endpoint("POST", "/webhooks/{webhook}/secret", renew_secret, "Webhook", "c",
+             "a new secret for a receiver, also of subscriptions", _WHO, answer=WebhookSecret, status=201),
     Endpoint("DELETE", "/webhooks/{webhook}", end_webhook, "Webhook", "d", "send nothing there any more", _WHO),
 )  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import ssl
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ import httpx2
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from carefolio.cloud import closing
 from carefolio.cloud.settings import settings
 
 # To connect, and in all: a person waits at the other end.
@@ -25,6 +28,8 @@ _ASK_AGAIN = 30
 _keys: dict[str, tuple[float, KeySet]] = {}
 # Who did not answer is left alone for a while: many may ask for the same keys at once.
 _failed: dict[str, tuple[float, str]] = {}
+_clients: dict[tuple[asyncio.AbstractEventLoop, str], httpx2.AsyncClient] = {}
+_MOST_CLIENTS = 200
 _asking: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = {}
 
 
@@ -98,6 +103,53 @@ async def pinned(url: str) -> Pinned:
     query = f"?{parts.query}" if parts.query else ""
     target = f"https://{numeric}:{parts.port or 443}{parts.path or '/'}{query}"
     return Pinned(target, host, {"sni_hostname": parts.hostname})
+
+
+async def send(method: str, url: str, body: bytes, headers: dict[str, str], seconds: float = 8) -> int:
+    """Send a body; the status of the answer, whose own body is not read. Raises OutsideError for no answer."""
+    try:
+        to = await pinned(url)
+        client = await _client(to.host)
+        named = headers | {"Host": to.host}
+        request = client.build_request(method, to.target, content=body, headers=named, extensions=to.extensions)
+        async with asyncio.timeout(seconds):
+            answer = await client.send(request, stream=True)
+            await answer.aclose()
+    except (httpx2.HTTPError, TimeoutError, ValueError) as error:
+        raise OutsideError(type(error).__name__) from None
+    return answer.status_code
+
+
+async def _client(host: str) -> httpx2.AsyncClient:
+    """The running loop's for a host: its connections are kept, and are nobody else's at the same address."""
+    key = asyncio.get_running_loop(), host
+    client = _clients.pop(key, None)
+    if client is None:
+        limits = httpx2.Limits(max_connections=50, max_keepalive_connections=10)
+        client = httpx2.AsyncClient(
+            timeout=TIMEOUT, follow_redirects=False, trust_env=False, limits=limits, verify=_certificates()
+        )
+    # The last one asked for is the last one to go.
+    _clients[key] = client
+    if len(_clients) > _MOST_CLIENTS:
+        oldest = next(iter(_clients))
+        await _clients.pop(oldest).aclose()
+    return client
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
+async def close() -> None:
+    """Close the running loop's clients."""
+    loop = asyncio.get_running_loop()
+    for key in [key for key in _clients if key[0] is loop]:
+        await _clients.pop(key).aclose()
+
+
+closing.also(close)
 
 
 async def check_public(url: str) -> str:

@@ -18,19 +18,19 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import asyncpg
-import httpx2
 
+from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection, Pool
 from carefolio.cloud.settings import settings
-from carefolio.cloud.topics import WEBHOOK_EVENT
+from carefolio.cloud.topics import SUBSCRIPTION_DUE, WEBHOOK_EVENT
 from carefolio.identity import outside, sealed
 
 MESSAGE_HELD, MESSAGE_FAILED = "message.held", "message.failed"
 CORRECTION_ASKED, CONVERSATION_WAITING, GLASS_BROKEN = "correction.asked", "conversation.waiting", "glass.broken"
 EVENTS = (MESSAGE_HELD, MESSAGE_FAILED, CORRECTION_ASKED, CONVERSATION_WAITING, GLASS_BROKEN)
-_TIMEOUT = httpx2.Timeout(5, connect=3)
 _MOST = 20
 # After so many days an event that nobody took is given up.
 _DAYS = 3
@@ -90,6 +90,55 @@ async def add(pool: Pool, organisation: uuid.UUID, actor: str, url: str, events:
     return made, f"whsec_{base64.b64encode(secret).decode()}"
 
 
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL, in one spelling; of ``mailto:`` the whole of it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}" if parts.netloc else url
+
+
+async def receiver_at(connection: Connection, organisation: uuid.UUID, wanted: str, actor: str) -> uuid.UUID:
+    """The organisation's receiver at an ``origin``; a new one has no events, and waits for the operator.
+
+    Raises WebhookError.
+    """
+    # Two at once make one.
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext('receivers ' || $1))", str(organisation))
+    rows = await connection.fetch(
+        "SELECT id, url FROM webhook WHERE organisation_id = $1 AND ended_at IS NULL ORDER BY allowed_at", organisation
+    )
+    for row in rows:
+        if origin(row["url"]) == wanted:
+            number: uuid.UUID = row["id"]
+            return number
+    if len(rows) >= _MOST:
+        raise WebhookError(f"an organisation has at most {_MOST} receivers")
+    made: uuid.UUID = await connection.fetchval(
+        """
+        INSERT INTO webhook (organisation_id, url, events, secret_sealed, created_by) VALUES ($1, $2, '{}', $3, $4)
+        RETURNING id
+        """,
+        organisation,
+        wanted,
+        sealed.seal(secrets.token_bytes(32)),
+        actor,
+    )
+    return made
+
+
+async def renew_secret(pool: Pool, organisation: uuid.UUID, number: uuid.UUID) -> str:
+    """A new secret of a receiver, known here and never again; all is signed with it at once. Raises WebhookError."""
+    secret = secrets.token_bytes(32)
+    done = await pool.execute(
+        "UPDATE webhook SET secret_sealed = $3 WHERE id = $1 AND organisation_id = $2 AND ended_at IS NULL",
+        number,
+        organisation,
+        sealed.seal(secret),
+    )
+    if done != "UPDATE 1":
+        raise WebhookError("the organisation has no such webhook", missing=True)
+    return f"whsec_{base64.b64encode(secret).decode()}"
+
+
 async def of_organisation(pool: Pool, organisation: uuid.UUID) -> list[Webhook]:
     """Its receivers."""
     return await _found(pool, "AND organisation_id = $1 ORDER BY created_at", organisation)
@@ -125,6 +174,19 @@ async def allow(pool: Pool, number: uuid.UUID, actor: str, *, allowed: bool) -> 
     )
     if done != "UPDATE 1":
         raise WebhookError("there is no such webhook", missing=True)
+    if allowed:
+        # Subscriptions that waited for it begin.
+        await pool.execute(
+            """
+            INSERT INTO outbox (topic, ordering_key, data, attributes)
+            SELECT DISTINCT $2, 'lane ' || webhook_id || ' ' || lane,
+                   convert_to(json_build_object('receiver', webhook_id, 'lane', lane)::text, 'UTF8'), '{}'
+            FROM subscription WHERE webhook_id = $1 AND status <> 'off'
+            """,
+            number,
+            SUBSCRIPTION_DUE,
+        )
+        await outbox.sweep()
     return (await _found(pool, "AND webhook.id = $1", number))[0]
 
 
@@ -184,28 +246,19 @@ async def _send(row: asyncpg.Record) -> str:
         "id": str(row["id"]), "type": row["kind"], "timestamp": row["at"].isoformat(),
         "data": {"organisation": row["ods_code"], "subject": f"{settings().public_url}{row['subject']}"},
     }).encode()  # fmt: skip
-    now = str(int(time.time()))
-    secret = sealed.unseal(bytes(row["secret_sealed"]))
-    headers = {"Content-Type": "application/json", "webhook-id": str(row["id"]), "webhook-timestamp": now,
-               "webhook-signature": f"v1,{signature(secret, str(row['id']), now, body)}"}  # fmt: skip
+    headers = {"Content-Type": "application/json"} | signed(bytes(row["secret_sealed"]), str(row["id"]), body)
     try:
-        to = await outside.pinned(row["url"])
-        async with (
-            asyncio.timeout(8),
-            httpx2.AsyncClient(timeout=_TIMEOUT, follow_redirects=False, trust_env=False) as client,
-            client.stream(
-                "POST",
-                to.target,
-                content=body,
-                headers=headers | {"Host": to.host},
-                extensions=to.extensions,
-            ) as answer,
-        ):
-            return "delivered" if 200 <= answer.status_code < 300 else f"status {answer.status_code}"
+        status = await outside.send("POST", row["url"], body, headers)
     except outside.OutsideError as error:
         return error.reason
-    except (httpx2.HTTPError, TimeoutError) as error:
-        return type(error).__name__
+    return "delivered" if 200 <= status < 300 else f"status {status}"
+
+
+def signed(secret_sealed: bytes, number: str, body: bytes) -> dict[str, str]:
+    """The headers of Standard Webhooks for a delivery of now."""
+    now = str(int(time.time()))
+    made = signature(sealed.unseal(secret_sealed), number, now, body)
+    return {"webhook-id": number, "webhook-timestamp": now, "webhook-signature": f"v1,{made}"}
 
 
 def signature(secret: bytes, number: str, timestamp: str, body: bytes) -> str:

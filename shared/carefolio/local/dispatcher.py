@@ -28,8 +28,9 @@ from carefolio.cloud.telemetry import Event, log
 from carefolio.cloud.topics import Subscription
 
 _SUCCESS = frozenset({102, 200, 201, 202, 204})
-# Few at once, so that on a small machine what is being acknowledged comes before what is being applied.
-_AT_ONCE = 3
+# Few at once, so that on a small machine what is being acknowledged comes before what is being applied; more of what
+# only waits for others' servers.
+_AT_ONCE, _WAITING_AT_ONCE = 3, 32
 _IN_HAND = 2000
 _TOKEN_LIFETIME = 3600
 
@@ -71,7 +72,7 @@ class Dispatcher:
         self._seen = 0
         self._wake = asyncio.Event()
         self._flush = asyncio.Event()
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._slots = {waits: asyncio.Semaphore(_WAITING_AT_ONCE if waits else _AT_ONCE) for waits in (True, False)}
         self._tasks: set[asyncio.Task[None]] = set()
         self._token = ("", 0.0)
 
@@ -161,7 +162,7 @@ class Dispatcher:
         pause, longest = self._pauses
         while True:
             message.attempts += 1
-            async with self._slots:
+            async with self._slots[subscription.waits]:
                 status = await self._push(message, subscription)
             if status in _SUCCESS:
                 self._done.append(message.id)

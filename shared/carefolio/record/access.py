@@ -56,6 +56,18 @@ class Reader:
         acts_for = patient if organisation is None and patient != own else None
         return cls(actor, own or organisation or account, scope, at, own, patient, account, acts_for)
 
+    def told(self) -> dict[str, Any]:
+        """As it is kept, for what is done later in his name."""
+        numbers = {name: str(value) if (value := getattr(self, name)) else None for name in _NUMBERS}
+        return {"actor": self.actor, "scope": self.scope, "at": self.at.isoformat() if self.at else None} | numbers
+
+    @classmethod
+    def of_told(cls, told: dict[str, Any]) -> Reader:
+        """Who was kept."""
+        numbers = {name: uuid.UUID(told[name]) if told[name] else None for name in _NUMBERS}
+        at = datetime.fromisoformat(told["at"]) if told["at"] else None
+        return cls(told["actor"], scope=told["scope"], at=at, **numbers)  # type: ignore[arg-type]
+
     @property
     def is_professional(self) -> bool:
         return self.account is not None and self.own is None and self.organisation_id != self.account
@@ -85,6 +97,7 @@ class Reader:
         return bool(scopes.restrictions(self.scope or ""))
 
 
+_NUMBERS = ("organisation_id", "own", "patient", "account", "acts_for")
 _COLUMNS = (
     "patient_id, organisations, team_id, label, confidential, available_from, content, keys, date_from, date_to, "
     "texts, ranges"
@@ -321,6 +334,14 @@ def resources(reader: Reader, arguments: list[Any]) -> str:
         SELECT id, type, version, valid_from, {_COLUMNS} FROM resource_history
         WHERE valid_from < {at} AND valid_to >= {at} AND content IS NOT NULL
     ) AS resource"""  # noqa: S608 - ours
+
+
+# What a SELECT of versions is from, of which each is named by its id and version.
+VERSIONS = f"""(
+    SELECT id, type, version, last_updated, {_COLUMNS} FROM resource
+    UNION ALL
+    SELECT id, type, version, valid_from, {_COLUMNS} FROM resource_history WHERE content IS NOT NULL
+) AS resource"""  # noqa: S608 - ours
 
 
 def of_person(records: str, reader: Reader, arguments: list[Any]) -> str:

@@ -26,7 +26,7 @@ _SECTIONS = {
     "Consent": "sharing",
 }  # fmt: skip
 _ACTIONS = {"read-nothing": "looked for", "find": "looked up", "read": "read", "search": "read", "history": "read",
-            "everything": "read", "write": "wrote"}  # fmt: skip
+            "everything": "read", "write": "wrote", "export": "copied", "notify": "was told of"}  # fmt: skip
 EVERYTHING = "the whole record"
 _ONE_PAGE = timedelta(seconds=2)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from carefolio.fhir.definitions import NO_ENDPOINT, resource_types, search_parameters
 from carefolio.record.search_terms import COMMON
+from carefolio.record.topics import TOPICS
 
 _RESTFUL = "http://terminology.hl7.org/CodeSystem/restful-security-service"
 _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create",
@@ -14,6 +15,8 @@ _OF_TYPE = {"Patient": ("Patient-everything", "Patient-match"),
             "Observation": ("Observation-lastn", "Observation-stats"),
             "Composition": ("Composition-document",)}  # fmt: skip
 _IPS = "http://hl7.org/fhir/uv/ips"
+_BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport"
+_TOPIC = "capabilitystatement-subscriptiontopic-canonical"
 _BULK = "http://hl7.org/fhir/uv/bulkdata"
 _OPERATIONS = ("Resource-meta", "Resource-meta-add", "Resource-meta-delete", "Resource-validate")
 
@@ -95,6 +98,15 @@ def _resource(kind: str) -> dict[str, Any]:
         {"name": name.partition("-")[2], "definition": f"http://hl7.org/fhir/OperationDefinition/{name}"}
         for name in named
     ]
+    if kind == "Subscription":
+        made["documentation"] = "Channels: rest-hook and email. There is no websocket: functions speak HTTP alone."
+        made["extension"] = [
+            {"url": f"{_BACKPORT}/StructureDefinition/{_TOPIC}", "valueCanonical": url} for url in TOPICS
+        ]
+        made["operation"] += [
+            {"name": name, "definition": f"{_BACKPORT}/OperationDefinition/backport-subscription-{name}"}
+            for name in ("status", "events")
+        ]
     if kind == "Patient":
         made["operation"].append({"name": "summary", "definition": f"{_IPS}/OperationDefinition/summary"})
     if kind in ("Patient", "Group"):

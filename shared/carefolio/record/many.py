@@ -13,6 +13,7 @@ from datetime import datetime
 
 import orjson
 
+from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection
 from carefolio.record import parameters
 from carefolio.record.rows import BEGINNING, Known, Row
@@ -76,6 +77,20 @@ async def write_many(connection: Connection, feed: Feed, rows: Sequence[tuple[Ro
     if changed:
         await _change(connection, changed, now)
     await _note(connection, feed, [row for row, _ in rows])
+    told = await connection.execute(
+        """
+        WITH changed AS (
+            INSERT INTO record_change (ids, versions)
+            SELECT $1::uuid[], $2::int[] WHERE EXISTS (SELECT FROM subscription WHERE listening) RETURNING 1
+        )
+        INSERT INTO outbox (topic, ordering_key, data, attributes)
+        SELECT 'record-changed', 'changes', convert_to('{}', 'UTF8'), '{}' FROM changed
+        """,
+        [row.id for row, _ in rows],
+        [row.version for row, _ in rows],
+    )
+    if told != "INSERT 0 0":
+        outbox.kick_soon()
 
 
 async def _change(connection: Connection, rows: Sequence[tuple[Row, uuid.UUID]], now: datetime) -> None:

@@ -23,7 +23,7 @@ from carefolio.cloud.settings import settings
 from carefolio.fhir import text
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import validate
-from carefolio.record import integrity, masking, national, parameters, search
+from carefolio.record import integrity, masking, national, parameters, search, subscribing
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.consents import GRANTEE
 from carefolio.record.contributing import check_author, for_whom, marked, new_label, patient_of
@@ -101,6 +101,7 @@ class _Commit:
     origin: Origin
     rows: dict[uuid.UUID, Row] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    subscriptions: dict[uuid.UUID, tuple[str, subscribing.Asked]] = field(default_factory=dict)
 
 
 async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation]) -> list[Result]:
@@ -142,7 +143,7 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
     if first.type == "Patient":
         # His NHS number is written too.
         return first.method == "DELETE" or (first.resource is not None and not national.nhs_numbers(first.resource))
-    return first.type != "SearchParameter"
+    return first.type not in ("SearchParameter", "Subscription")
 
 
 async def _commit(
@@ -181,8 +182,12 @@ async def _commit(
             if row.type == "SearchParameter":
                 changed = text.loads(row.content) if row.content else None
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
+            if row.type == "Subscription" and row.content is None:
+                await subscribing.remove(connection, row.id)
         if settings().referential_integrity:
             await integrity.check(connection, rows)
+    for number, (name, asked) in made.subscriptions.items():
+        await subscribing.store(connection, number, name, reader, asked)
     for later, first in again:
         assert first.done is not None
         later.done = dataclasses.replace(first.done, status=200)
@@ -345,6 +350,9 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     resource["id"] = work.id
     resource = await resolved(connection, made.reader, resource, made.names, operation.place)
     resource = await marked(connection, made.reader, resource)
+    if operation.type == "Subscription":
+        resource, asked = await subscribing.prepared(connection, made.reader, resource, work.number)
+        made.subscriptions[work.number] = work.id, asked
     row_made = await _row(connection, made, work, resource)
     if row_made is None:
         assert current is not None
@@ -379,6 +387,9 @@ async def _row(connection: Connection, made: _Commit, work: _Work, resource: dic
     if current is not None:
         organisations = list(dict.fromkeys([*current.organisations, made.reader.contributor]))
     patient = patient_of(resource, work.number)
+    if work.operation.type == "Subscription":
+        # What a person has himself told of is in the record from which he may write it.
+        patient = made.reader.confined("Subscription", work.operation.method)
     if not await may_write_into(connection, made.reader, work.operation.type, work.operation.method, patient):
         raise error(403, "forbidden", "the resource is outside of the record that is open", work.operation.place)
     if made.reader.account is not None and masking.is_masked(resource):

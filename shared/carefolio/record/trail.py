@@ -31,7 +31,8 @@ _TYPE = {
     "display": "RESTful Operation",
 }
 _INTERACTIONS = {"read": "read", "read-nothing": "read", "find": "search-type", "search": "search-type",
-                 "history": "history", "everything": "operation", "write": "transaction"}  # fmt: skip
+                 "history": "history", "everything": "operation", "export": "operation", "notify": "operation",
+                 "write": "transaction"}  # fmt: skip
 _ROLE = {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "1", "display": "Patient"}
 _BROKEN = {"system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": "BTG", "display": "break the glass"}
 _ANSWER = frozenset({"_count", "_total", "_format", "_pretty", "_sort"})

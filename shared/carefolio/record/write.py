@@ -9,6 +9,7 @@ from datetime import datetime
 
 import asyncpg
 
+from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection
 from carefolio.record import parameters
 from carefolio.record.rows import BEGINNING, Known, Row
@@ -162,6 +163,8 @@ async def write(
         if failure.sqlstate == _STRANGER:
             raise StrangerError from None
         raise
+    if counted["told"]:
+        outbox.kick_soon()
     if origin.message_id is not None and not counted["ended"]:
         raise EndedMeanwhileError
     if counted["written"] < len(rows):
@@ -254,6 +257,15 @@ async def _written(
             SELECT $19, $20, 'write', patient_id, $16, array_agg(concat_ws('/', type, id, version) ORDER BY id)
             FROM (SELECT coalesce(patient_id, $23) AS patient_id, type, id, version FROM incoming) AS of_patient
             GROUP BY patient_id
+        ), changed AS (
+            -- Whoever wants to know of it is told (carefolio.record.changes); a rebuild is no news.
+            INSERT INTO record_change (ids, versions)
+            SELECT array_agg(id), array_agg(version) FROM incoming, given
+            WHERE NOT given.exact AND EXISTS (SELECT FROM subscription WHERE listening) HAVING count(*) > 0
+            RETURNING 1
+        ), told AS (
+            INSERT INTO outbox (topic, ordering_key, data, attributes)
+            SELECT 'record-changed', 'changes', convert_to('{}', 'UTF8'), '{}' FROM changed RETURNING 1
         ), ended AS (
             UPDATE message SET status = 'applied', reason = NULL, settled_at = $14, patient_id = $23,
                 other_patients = $24, notes = $21, applied_seq = nextval('change_seq'),
@@ -285,7 +297,7 @@ async def _written(
             SELECT (SELECT count(*) FROM written) + (SELECT count(*) FROM gone) AS written,
                    (SELECT count(*) FROM ended) AS ended
         )
-        SELECT written, ended, CASE
+        SELECT written, ended, (SELECT count(*) FROM told) AS told, CASE
             WHEN EXISTS (SELECT FROM strangers) THEN abort_write('CF002')
             WHEN by_app AND (written < cardinality(ids) OR EXISTS (SELECT FROM outdated)) THEN abort_write('CF001')
         END FROM counted, given

@@ -75,7 +75,7 @@ resource "google_pubsub_subscription" "push" {
   topic                        = google_pubsub_topic.topic[each.key].id
   ack_deadline_seconds         = 600
   message_retention_duration   = "604800s"
-  enable_message_ordering      = each.key == "message-stored"
+  enable_message_ordering      = each.value.ordered
   enable_exactly_once_delivery = false
   expiration_policy {
     ttl = ""

@@ -1,0 +1,67 @@
+"""A patient's app is told of new results: when he may see them, and as long as he lets it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import asyncpg
+from tests.conftest import unique
+from tests.functions.test_subscriptions import Receiver, again, allow, by_topic, receiver
+from tests.people_kit import NewApp, People, Visitor
+
+from carefolio.local import load
+
+__all__ = ["receiver"]
+
+
+async def test_a_patients_app_is_told_of_his_results(
+    people: People, visitor: Visitor, new_app: NewApp, receiver: Receiver, pool: asyncpg.Pool
+) -> None:
+    """Of another patient's nothing; of what he has to wait for, later; and nothing when he stops the app."""
+    other = await people.hospital.registered()
+    who = await people.patient(visitor)
+    app = await new_app()
+    token = (await app.token(await app.allow("launch/patient patient/*.cruds offline_access"))).json["access_token"]
+    asked = by_topic(f"{receiver.base}/hook", "new-result", content="full-resource")
+    made = await app.fhir(token, "Subscription", "POST", asked)
+    assert made.status == 201, made.body
+    number = made.json["id"]
+    assert (await app.fhir(token, f"Subscription/{number}")).json["status"] == "requested"
+    await allow(pool, receiver.base)
+    await receiver.until(1, lambda call: call.kind == "handshake")
+    await asyncio.sleep(0.3)
+    await people.hospital.accepted(load.report(other, unique()))
+    await people.hospital.accepted(load.report(who.nhs_number, unique()))
+    await receiver.until(1, lambda call: call.kind == "event-notification")
+    await asyncio.sleep(0.5)
+    entries = [entry["resource"] for call in receiver.calls[1:] for entry in call.json["entry"][1:]]
+    assert {each["subject"]["reference"] for each in entries} == {f"Patient/{who.record}"}
+    result = next(each for each in entries if each["resourceType"] == "Observation")
+    # The same once more, as if he had to wait for it.
+    receiver.calls.clear()
+    row = uuid.UUID(result["id"])
+    await pool.execute("UPDATE resource SET available_from = now() + interval '1 hour' WHERE id = $1", row)
+    await pool.execute("INSERT INTO record_change (ids, versions) VALUES (ARRAY[$1::uuid], '{1}')", row)
+    await pool.execute("UPDATE record_change SET at = now() - interval '1 minute'")
+    await again(pool)
+    for _ in range(100):
+        if await pool.fetchval("SELECT due_at FROM record_change WHERE $1 = ANY(ids)", row):
+            break
+        await asyncio.sleep(0.05)
+    assert receiver.calls == []
+    await pool.execute("UPDATE resource SET available_from = now() WHERE id = $1", row)
+    await pool.execute("UPDATE record_change SET due_at = now() WHERE $1 = ANY(ids)", row)
+    await again(pool)
+    [call] = await receiver.until(1)
+    assert call.json["entry"][1]["resource"]["id"] == result["id"]
+    # He lets the app no more.
+    receiver.calls.clear()
+    await pool.execute("UPDATE app_grant SET ended_at = now() WHERE client_id = $1", app.client.client_id)
+    await people.hospital.accepted(load.report(who.nhs_number, unique()))
+    for _ in range(100):
+        if await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", number) == "off":
+            break
+        await asyncio.sleep(0.05)
+    assert await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", number) == "off"
+    assert receiver.calls == []
