@@ -538,6 +538,16 @@ async def subscribed(port: int, environment: dict[str, str], token: dict[str, st
     row("   p99", f"{delays[int(0.99 * len(delays))]:.2f} s", "")
 
 
+def terminology() -> None:
+    """A million concepts."""
+    import bench_terminology
+
+    with installation() as (port, environment, _):
+        carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
+        client = carefolio(environment, "client", "add", "load", "--organisation", "RLOAD", "--scope", "system/*.rs")
+        bench_terminology.measure(row, port, token_of(port, client), environment, CLI)
+
+
 PARTS = {
     "doors": doors,
     "people": people,
@@ -549,6 +559,7 @@ PARTS = {
     "emis": extracts,
     "export": export,
     "subscriptions": subscriptions,
+    "terminology": terminology,
     "capacity": capacity,
     "growth": grow,
 }

@@ -15,6 +15,7 @@ from carefolio.doors import fhir_graphql, fhir_stats
 from carefolio.doors import fhir_jobs as jobs
 from carefolio.doors import fhir_operations as operations
 from carefolio.doors import fhir_subscriptions as subscriptions
+from carefolio.doors import fhir_terminology as terminology
 from carefolio.doors.fhir_answers import outcome
 
 _ROOT = "/fhir/R4"
@@ -41,6 +42,18 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/Patient/{{id}}/$summary", operations.patient_summary, methods=["GET"]),
         Route(f"{_ROOT}/Observation/$lastn", operations.lastn, methods=["GET", "POST"]),
         Route(f"{_ROOT}/Observation/$stats", fhir_stats.observation_stats, methods=["GET", "POST"]),
+        Route(f"{_ROOT}/CodeSystem/$lookup", terminology.lookup, methods=["GET", "POST"]),
+        *(
+            Route(f"{_ROOT}/{kind}{at}/${name}", operation, methods=["GET", "POST"])
+            for kind, name, operation in (
+                ("CodeSystem", "validate-code", terminology.validate_code_of_system),
+                ("CodeSystem", "subsumes", terminology.subsumes),
+                ("ValueSet", "validate-code", terminology.validate_code),
+                ("ValueSet", "expand", terminology.expand),
+                ("ConceptMap", "translate", terminology.translate),
+            )
+            for at in ("", "/{id}")
+        ),
         Route(f"{_ROOT}/Subscription/$status", subscriptions.status, methods=["GET", "POST"]),
         Route(f"{_ROOT}/Subscription/{{id}}/$status", subscriptions.status, methods=["GET", "POST"]),
         Route(f"{_ROOT}/Subscription/{{id}}/$events", subscriptions.events, methods=["GET", "POST"]),

@@ -18,6 +18,7 @@ from carefolio.commands.quiet import quiet
 from carefolio.commands.records import code_app, record_app
 from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
 from carefolio.commands.terminal import UsageError, enter
+from carefolio.commands.terminology import terminology_app
 from carefolio.commands.webhooks import webhook_app
 from carefolio.emis.errors import ExtractError
 from carefolio.extracts.agreements import AgreementError
@@ -27,6 +28,7 @@ from carefolio.identity.sender_settings import SettingsError
 from carefolio.local.archive import ArchiveError
 from carefolio.local.installation import InstallationError
 from carefolio.local.postgres import PostgresError
+from carefolio.terminology.concepts import TerminologyError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +41,7 @@ for name, sub in (("organisation", organisation_app), ("team", team_app), ("send
                   ("client", client_app), ("message", message_app), ("record", record_app), ("code", code_app),
                   ("account", account_app), ("provider", provider_app), ("security", security_app), ("key", key_app),
                   ("emis", emis_app), ("audit", audit_app), ("backup", backup_app), ("webhook", webhook_app),
-                  ("hl7", hl7_app)):  # fmt: skip
+                  ("hl7", hl7_app), ("terminology", terminology_app)):  # fmt: skip
     app.add_typer(sub, name=name)
 app.command()(profile)
 app.command()(quiet)
@@ -49,9 +51,12 @@ app.command()(quiet)
 def migrate() -> None:
     """Bring the database to the newest schema; safe while the previous revision serves."""
     from carefolio.cloud import migrations
+    from carefolio.terminology import store
 
     enter()
-    typer.echo(f"schema {migrations.migrate()}")
+    revision = migrations.migrate()
+    store.install()
+    typer.echo(f"schema {revision}")
 
 
 def main() -> None:
@@ -67,6 +72,7 @@ def main() -> None:
         InstallationError,
         PostgresError,
         ArchiveError,
+        TerminologyError,
         UsageError,
     ) as error:
         sys.exit(f"carefolio: {error}")

@@ -35,6 +35,7 @@ from carefolio.doors.fhir_requests import (
     span_of,
     type_of,
 )
+from carefolio.doors.fhir_terminology import failure_of
 from carefolio.fhir import text
 from carefolio.fhir.definitions import resource_types
 from carefolio.fhir.errors import FhirError, error
@@ -45,13 +46,19 @@ from carefolio.record import capability, provenance, reading, resources, search,
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
+from carefolio.terminology import store
+from carefolio.terminology.expansion import ExpansionError
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")
 
 
 async def metadata(request: Request) -> Response:
-    """GET metadata: the CapabilityStatement, without a token (R4 3.1.0.9)."""
+    """GET metadata: the CapabilityStatement, without a token (R4 3.1.0.9); mode=terminology: what codes there are."""
     fhir_formats.check_format(request)
+    if request.query_params.get("mode") == "terminology":
+        found = await store.listed(await database.pool(), "CodeSystem")
+        systems = [(each.url, each.version) for each in found]
+        return answers.answer(orjson.dumps(capability.terminology(addresses.address(), _STARTED, systems)))
     return answers.answer(orjson.dumps(capability.statement(addresses.address(), _STARTED)))
 
 
@@ -317,6 +324,8 @@ class FhirDoor(Door):
     def _failure(self, failure: Exception) -> Response:
         if isinstance(failure, SearchError):
             return answers.outcome(400, f"{failure.parameter}: {failure.reason}", f"http.{failure.parameter}")
+        if isinstance(failure, ExpansionError):
+            failure = failure_of(failure)
         if isinstance(failure, FhirError):
             return answers.of_issues(failure.status, failure.issues)
         return super()._failure(failure)

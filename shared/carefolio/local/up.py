@@ -26,6 +26,7 @@ from carefolio.local import demo, extract_demo, nightly, postgres
 from carefolio.local.archive import Archive, ArchiveError
 from carefolio.local.installation import Installation, InstallationError, installation
 from carefolio.local.serve import url_map
+from carefolio.terminology import store
 
 _LEAST_DISK = 300 * 1024 * 1024
 _SIDES = ("public", "internal", "dispatcher")
@@ -283,6 +284,7 @@ def _start(here: Installation, *, reset: bool, play_demo: bool) -> None:
         if supervisor.embedded_database:
             supervisor.start_database()
         migrations.migrate()
+        store.install()
         asyncio.run(_prepare())
     except BaseException:
         asyncio.run(supervisor.stop())

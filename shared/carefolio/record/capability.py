@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from carefolio.fhir.definitions import NO_ENDPOINT, resource_types, search_parameters
@@ -13,7 +14,10 @@ _INTERACTIONS = ("read", "vread", "update", "patch", "delete", "history-instance
                  "search-type")  # fmt: skip
 _OF_TYPE = {"Patient": ("Patient-everything", "Patient-match"),
             "Observation": ("Observation-lastn", "Observation-stats"),
-            "Composition": ("Composition-document",)}  # fmt: skip
+            "Composition": ("Composition-document",),
+            "CodeSystem": ("CodeSystem-lookup", "CodeSystem-validate-code", "CodeSystem-subsumes"),
+            "ValueSet": ("ValueSet-expand", "ValueSet-validate-code"),
+            "ConceptMap": ("ConceptMap-translate",)}  # fmt: skip
 _IPS = "http://hl7.org/fhir/uv/ips"
 _BACKPORT = "http://hl7.org/fhir/uv/subscriptions-backport"
 _TOPIC = "capabilitystatement-subscriptiontopic-canonical"
@@ -72,6 +76,33 @@ def statement(base: str, when: str) -> dict[str, Any]:
             }
         ],
     }
+
+
+def terminology(base: str, when: str, systems: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """FHIR R4 TerminologyCapabilities: the code systems (URL, version) that everybody has here."""
+    by_url: dict[str, list[str]] = {}
+    for url, version in systems:
+        by_url.setdefault(url, []).append(version)
+    return {
+        "resourceType": "TerminologyCapabilities",
+        "status": "active",
+        "date": when,
+        "kind": "instance",
+        "software": {"name": "Carefolio"},
+        "implementation": {"description": "Carefolio FHIR R4", "url": f"{base}/fhir/R4"},
+        "codeSystem": [
+            {"uri": url} | ({"version": [{"code": each} for each in versions if each]} if any(versions) else {})
+            for url, versions in by_url.items()
+        ],
+        "expansion": {"hierarchical": False, "paging": True, "incomplete": False, "textFilter": _TEXT_FILTER},
+        "codeSearch": "all",
+        "validateCode": {"translations": False},
+        "translation": {"needsMap": False},
+        "closure": {"translation": False},
+    }
+
+
+_TEXT_FILTER = "Each word of the filter begins a word of one of the concept's names, without case and accents."
 
 
 def _resource(kind: str) -> dict[str, Any]:

@@ -18,11 +18,15 @@ from carefolio.record.ids import internal_id
 from carefolio.record.includes import local_references, logical_id
 from carefolio.record.places import key
 from carefolio.record.search_filter import Comparison, Expression, compared, parse
-from carefolio.record.search_terms import COMMON, condition, reference_of, split
+from carefolio.record.search_terms import COMMON, condition, of_tokens, reference_of, split, unescape
+from carefolio.terminology import asking
+from carefolio.terminology.expansion import ExpansionError, ValueSets
+from carefolio.terminology.store import find_posted
 
 # Chains go through at most so many resources.
 _MOST_LINKED = 10_000
 _DEEPEST_CHAIN = 5
+BY_MEANING = frozenset({"in", "not-in", "below", "above"})
 
 
 class Conditions:
@@ -53,6 +57,8 @@ class Conditions:
         for kind in kinds:
             if dot:
                 made.append(await self._chain(kind, name, value, arguments, depth, operator))
+            elif name.partition(":")[2] in BY_MEANING:
+                made.append(await self._by_meaning(kind, name, value, arguments))
             elif operator in ("", "eq", "re") and (patients := self._patients(kind, name, value, arguments)):
                 made.append(patients)
             elif operator:
@@ -64,6 +70,43 @@ class Conditions:
         if len(kinds) == 1:
             return made[0]
         return "(" + " OR ".join(f"(type = '{k}' AND {sql})" for k, sql in zip(kinds, made, strict=True)) + ")"
+
+    async def _by_meaning(self, kind: str, name: str, value: str, arguments: Arguments) -> str:
+        """A token by what its code means: ``:in`` and ``:not-in`` a value set, ``:below`` and ``:above`` a code."""
+        code, _, modifier = name.partition(":")
+        parameter = parameters.find(kind, code, self._reader.organisation_id)
+        if parameter is not None and parameter.kind != "token":
+            # Of a uri and a reference it is another question.
+            return condition(kind, name, value, arguments)
+        organisation = self._reader.organisation_id
+        found: list[str] = []
+        try:
+            for each in split(value, ","):
+                plain = unescape(each)
+                if modifier in ("in", "not-in"):
+                    listed = await asking.codes_of(self._pool, organisation, await self._value_set(name, plain))
+                    found += [f"{system}|{one}" if system else one for system, one in listed]
+                    continue
+                system, bar, one = plain.rpartition("|")
+                if not bar or not system:
+                    raise SearchError(name, "system|code")
+                above = modifier == "above"
+                listed_codes = await asking.kinds_of(self._pool, organisation, system, one, above=above)
+                found += [f"{system}|{each_code}" for each_code in listed_codes]
+        except ExpansionError as failure:
+            raise SearchError(name, str(failure)) from None
+        return of_tokens(kind, name, found, arguments, negative=modifier == "not-in")
+
+    async def _value_set(self, name: str, said: str) -> dict[str, Any]:
+        """By its URL, or one of the organisation's own by ``ValueSet/id``."""
+        organisation = self._reader.organisation_id
+        if not said.startswith("ValueSet/"):
+            return await ValueSets(self._pool, organisation).definition(said)
+        number = internal_id("ValueSet", said.removeprefix("ValueSet/"))
+        found = await find_posted(self._pool, "ValueSet", number, organisation)
+        if found is None:
+            raise SearchError(name, "no such ValueSet of this organisation's")
+        return found.content
 
     def is_of_patients(self, kinds: Sequence[str], terms: Sequence[tuple[str, str]]) -> bool:
         """Whether a search is within the records of patients that it names."""

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from rapidfuzz.distance import JaroWinkler
 
+from carefolio.fhir.normalise import normalised
 from carefolio.record.national import nhs_numbers
-from carefolio.record.normalise import normalised
 
 CERTAIN, PROBABLE, POSSIBLE, NOT = "certain", "probable", "possible", "certainly-not"
 Resource = dict[str, Any]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
+import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ from carefolio.record.includes import logical_id
 from carefolio.record.references import names_of, resolved
 from carefolio.record.rows import Known, Row, deletion, make_row
 from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
+from carefolio.terminology import store
+from carefolio.terminology.concepts import TerminologyError
+from carefolio.terminology.resources import KINDS
 
 _TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
@@ -143,7 +147,7 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
     if first.type == "Patient":
         # His NHS number is written too.
         return first.method == "DELETE" or (first.resource is not None and not national.nhs_numbers(first.resource))
-    return first.type not in ("SearchParameter", "Subscription")
+    return first.type not in {"SearchParameter", "Subscription", *KINDS}
 
 
 async def _commit(
@@ -184,6 +188,8 @@ async def _commit(
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
             if row.type == "Subscription" and row.content is None:
                 await subscribing.remove(connection, row.id)
+            if row.type in KINDS:
+                await _keep_canonical(connection, reader, row)
         if settings().referential_integrity:
             await integrity.check(connection, rows)
     for number, (name, asked) in made.subscriptions.items():
@@ -201,6 +207,19 @@ async def _commit(
     for result, content in zip(done, contents, strict=True):
         result.content = content
     return done
+
+
+async def _keep_canonical(connection: Connection, reader: Reader, row: Row) -> None:
+    """A code system, value set, concept map or profile is its organisation's from now on. Raises FhirError."""
+    said = text.loads(row.content) if row.content else None
+    if said is None or "url" not in said or reader.account is not None:
+        await store.remove_posted(connection, row.id)
+        return
+    try:
+        incoming = store.Incoming.of(json.loads(row.content or ""))
+    except TerminologyError as failure:
+        raise error(422, "business-rule", str(failure), row.type) from None
+    await store.add(connection, [incoming], f"{row.type}/{said['id']}", reader.organisation_id, row.id)
 
 
 def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:

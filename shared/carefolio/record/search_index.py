@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 from carefolio.cloud import addresses
 from carefolio.fhir.dates import DateRange, date_range_of
 from carefolio.fhir.definitions import SearchParameter, elements, search_parameters
+from carefolio.fhir.normalise import LONGEST, normalised
 from carefolio.fhir.paths import Values, compile_path
 from carefolio.fhir.units import UCUM, Unit, unit
 from carefolio.mapping.serialise import dumps
 from carefolio.record import parameters, words
-from carefolio.record.normalise import LONGEST, normalised
 from carefolio.record.places import LIMIT, Interval, buckets, key, literals, places_of, range_literal
 
 # The date by which a type's resources are put in order for a reader.

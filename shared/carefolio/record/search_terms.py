@@ -11,12 +11,12 @@ from typing import Any
 from carefolio.cloud import addresses
 from carefolio.fhir.dates import date_range
 from carefolio.fhir.definitions import SearchParameter, resource_types, type_of_path
+from carefolio.fhir.normalise import LONGEST, normalised
 from carefolio.fhir.units import UCUM, unit
 from carefolio.record import near, parameters, words
 from carefolio.record import search_index as ix
 from carefolio.record.arguments import Arguments, SearchError, UnknownParameterError
 from carefolio.record.ids import internal_id
-from carefolio.record.normalise import LONGEST, normalised
 from carefolio.record.places import LIMIT, Interval, date_cover, key, number_cover, range_literal
 
 _PREFIXES = ("eq", "ne", "gt", "lt", "ge", "le", "sa", "eb", "ap")
@@ -133,6 +133,23 @@ def _token(
         # The system of a code is its element's binding: who names it means no other.
         plain = [value.rpartition("|")[2] or value for value in plain]
     return _keys(arguments, [key(parameter.code, value) for value in plain])
+
+
+def of_tokens(kind: str, name: str, values: Sequence[str], arguments: Arguments, *, negative: bool) -> str:
+    """A token that is one of very many (``system|code``). Raises SearchError."""
+    code = name.partition(":")[0]
+    if code.startswith(ix.COMBINED):
+        own, of_part = (f"{prefix}{code.removeprefix(ix.COMBINED)}" for prefix in ("", "component-"))
+        both = [of_tokens(kind, each, values, arguments, negative=negative) for each in (own, of_part)]
+        return f"({both[0]} {'AND' if negative else 'OR'} {both[1]})"
+    parameter = parameters.find(kind, code, arguments.organisation_id)
+    if parameter is None:
+        raise UnknownParameterError(name, f"not a search parameter of {kind}")
+    plain = list(values)
+    if type_of_path(kind, parameter.expression) in ("code", "boolean"):
+        plain = [value.rpartition("|")[2] or value for value in plain]
+    made = _keys(arguments, [key(parameter.code, value) for value in plain])
+    return f"NOT ({made})" if negative else made
 
 
 def token_of(value: str) -> str:

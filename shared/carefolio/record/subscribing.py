@@ -23,7 +23,7 @@ from carefolio.fhir.errors import error
 from carefolio.identity import outside, sealed, webhooks
 from carefolio.record.access import Reader
 from carefolio.record.arguments import Arguments, SearchError
-from carefolio.record.conditions import Conditions
+from carefolio.record.conditions import BY_MEANING, Conditions
 from carefolio.record.ids import internal_id
 from carefolio.record.places import key
 from carefolio.record.search_terms import condition, reference_of, split, unescape
@@ -90,10 +90,15 @@ async def _read(connection: Connection, reader: Reader, resource: dict[str, Any]
     channel = resource["channel"]
     topic, filters = _what(reader, resource)
     made = Asked(REQUESTED, topic, filters, {}, _headers(channel), None, _end(resource))
-    for place, (kind, query) in enumerate(filters):
-        await _check(connection, reader, kind, query, "Subscription.criteria", place)
+    for kind, query in filters:
+        try:
+            await condition_of(connection, reader, kind, query, Arguments(organisation_id=reader.organisation_id))
+        except SearchError as failure:
+            # It is a Subscription as R4 has it; that nothing comes of it, it says itself.
+            made.status, made.error = ERROR, f"{kind}?{failure.parameter}: {failure.reason}"
+            made.filters = []
     if resource["status"] == OFF:
-        made.status = OFF
+        made.status, made.error = OFF, None
     kind, endpoint = channel["type"], channel.get("endpoint", "")
     media = str(channel.get("payload", "")).partition(";")[0].strip()
     if media and media not in _PAYLOADS:
@@ -163,13 +168,6 @@ def _joined(by_kind: dict[str, list[str]]) -> list[tuple[str, str]]:
     return [(kind, "&".join(each for each in queries if each)) for kind, queries in sorted(by_kind.items())]
 
 
-async def _check(connection: Connection, reader: Reader, kind: str, query: str, element: str, place: int) -> None:
-    try:
-        await condition_of(connection, reader, kind, query, Arguments(organisation_id=reader.organisation_id))
-    except SearchError as failure:
-        raise error(422, "invalid", f"{kind}?{failure.parameter}: {failure.reason}", element) from None
-
-
 async def condition_of(connection: Any, reader: Reader, kind: str, query: str, arguments: Arguments) -> str:
     """SQL of what a resource of a type has to be. Raises SearchError, for chains and the like too."""
     made = Conditions(connection, reader)
@@ -194,9 +192,10 @@ def interests(kind: str, query: str, organisation: uuid.UUID) -> tuple[list[int]
     decided = len(terms) <= 1
     for name, value in terms:
         found = _record_keys(kind, name, value)
-        # In a record there is more than what an element says to be the patient's.
-        decided = decided and not found
-        if not found:
+        # In a record there is more than what an element says to be the patient's; a value set may change.
+        if found or name.partition(":")[2] in BY_MEANING:
+            decided = False
+        else:
             arguments = Arguments(organisation_id=organisation)
             sql = condition(kind, name, value, arguments)
             found = arguments.values[0] if _BY_KEYS.match(sql) and len(arguments.values) == 1 else []
@@ -265,7 +264,9 @@ async def store(connection: Connection, number: uuid.UUID, logical_id: str, read
     """Keep what a Subscription asks for from now on; it is begun by the queue. Raises FhirError."""
     await _check_number(connection, reader, number)
     wanted = {kind: interests(kind, query, reader.organisation_id) for kind, query in asked.filters}
-    receiver = await _receiver(connection, reader, asked.origin) if asked.origin and asked.status != OFF else None
+    receiver = None
+    if asked.origin and asked.status != OFF and not asked.error:
+        receiver = await _receiver(connection, reader, asked.origin)
     await connection.execute(
         """
         INSERT INTO subscription AS s (id, logical_id, webhook_id, lane, organisation_id, reader, topic, filters,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from carefolio.record.normalise import normalised
+from carefolio.fhir.normalise import normalised
 
 # A text that goes on for longer than so many different words is found by these.
 MOST = 5000

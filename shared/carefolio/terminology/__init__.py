@@ -1,0 +1,1 @@
+"""Codes: what they mean, what they are a kind of, which belong together, and what they are called elsewhere."""
