@@ -32,6 +32,7 @@ class Settings:
     push_audience: str
     push_keys: str
     referential_integrity: bool
+    enforce_profiles: bool
     statement_seconds: int
     trace_share: float
     otlp_endpoint: str
@@ -88,6 +89,7 @@ def settings() -> Settings:
         push_audience=env.get("PUSH_AUDIENCE", ""),
         push_keys=env.get("PUSH_KEYS", "https://www.googleapis.com/oauth2/v3/certs"),
         referential_integrity=env.get("REFERENTIAL_INTEGRITY", "") == "true",
+        enforce_profiles=env.get("ENFORCE_PROFILES", "") == "true",
         statement_seconds=_number("STATEMENT_SECONDS", 30),
         trace_share=float(env.get("TRACE_SHARE", "0")),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""),

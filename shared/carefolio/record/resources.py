@@ -24,6 +24,7 @@ from carefolio.cloud.settings import settings
 from carefolio.fhir import text
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import validate
+from carefolio.profiles import checking
 from carefolio.record import integrity, masking, national, parameters, search, subscribing
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.consents import GRANTEE
@@ -209,6 +210,17 @@ async def _commit(
     return done
 
 
+async def _meet_profiles(
+    connection: Connection, reader: Reader, resource: dict[str, Any], operation: Operation
+) -> None:
+    """What a resource says of itself is so, as far as the profiles are known here. Raises FhirError."""
+    claimed = resource.get("meta", {}).get("profile", [])
+    if claimed:
+        found = await checking.check(connection, reader.organisation_id, resource, claimed)
+        if wrong := [issue for severity, issue in found if severity == "error"]:
+            raise FhirError(422, wrong)
+
+
 async def _keep_canonical(connection: Connection, reader: Reader, row: Row) -> None:
     """A code system, value set, concept map or profile is its organisation's from now on. Raises FhirError."""
     said = text.loads(row.content) if row.content else None
@@ -372,6 +384,8 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     if operation.type == "Subscription":
         resource, asked = await subscribing.prepared(connection, made.reader, resource, work.number)
         made.subscriptions[work.number] = work.id, asked
+    if settings().enforce_profiles:
+        await _meet_profiles(connection, made.reader, resource, operation)
     row_made = await _row(connection, made, work, resource)
     if row_made is None:
         assert current is not None

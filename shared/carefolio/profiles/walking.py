@@ -1,0 +1,377 @@
+"""A resource is walked along a profile's tree: cardinalities, slices, fixed values, types, references, extensions.
+
+What needs a terminology or FHIRPath is gathered on the way, to be asked for afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from carefolio.fhir.definitions import elements, resource_types
+from carefolio.fhir.validation import Issue
+from carefolio.profiles.trees import CORE, Node
+
+ERROR, WARNING = "error", "warning"
+_MOST_ISSUES = 100
+_DEEPEST = 40
+_MOST_STEPS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A value that has to be, or should be, of a value set: ``strength`` as FHIR has it."""
+
+    path: str
+    strength: str
+    value_set: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """An invariant on a value; ``base`` is the type that the value is of."""
+
+    path: str
+    base: str
+    key: str
+    severity: str
+    text: str
+    expression: str
+
+
+@dataclass(slots=True)
+class Walk:
+    """``profile`` finds a profile's tree, ``kind_of`` the type that it is of; None where it is not known."""
+
+    profile: Callable[[str], Node | None]
+    kind_of: Callable[[str], str | None]
+    issues: list[tuple[str, Issue]] = field(default_factory=list)
+    bound: list[Bound] = field(default_factory=list)
+    ruled: list[Ruled] = field(default_factory=list)
+    unknown: dict[str, None] = field(default_factory=dict)
+    _steps: int = 0
+
+    def _say(self, severity: str, code: str, path: str, text: str) -> None:
+        if len(self.issues) < _MOST_ISSUES:
+            self.issues.append((severity, Issue(code, path, text)))
+
+    def check(self, value: Any, node: Node, kind: str, path: str, depth: int = 0) -> None:
+        """One value of a type against an element of a profile."""
+        self._steps += 1
+        if self._steps > _MOST_STEPS or depth > _DEEPEST:
+            if self._steps == _MOST_STEPS + 1 or depth > _DEEPEST:
+                self._say(WARNING, "too-costly", path, "not checked any further: too much, or too deep")
+            return
+        self._check_value(value, node, path)
+        self._check_binding(value, node, path)
+        for key, each in node.constraints.items():
+            if "expression" in each:
+                severity = ERROR if each.get("severity") == "error" else WARNING
+                self.ruled.append(Ruled(path, kind, key, severity, str(each.get("human", "")), each["expression"]))
+        if kind == "Reference":
+            self._check_target(value, node, path)
+        if not isinstance(value, dict):
+            return
+        self._check_profiles(value, node, kind, path, depth)
+        if node.parts:
+            self._parts(value, node.parts, kind, path, depth)
+
+    def _parts(self, value: dict[str, Any], parts: dict[str, Node], kind: str, path: str, depth: int) -> None:
+        for name, node in parts.items():
+            items = list(_items(value, name, kind, path))
+            self._count(len(items), node, _joined(path, name))
+            if node.slices:
+                self._slice(items, node, _joined(path, name), depth)
+            for item in items:
+                self._check_type(item, node)
+                self.check(item.value, node, item.kind, item.path, depth + 1)
+
+    def _count(self, number: int, node: Node, path: str, of: str = "") -> None:
+        least, most = node.rule.get("min", 0), str(node.rule.get("max", "*"))
+        which = f" of slice {of}" if of else ""
+        if number < least:
+            self._say(ERROR, "required", path, f"at least {least}{which} needed, {number} there")
+        if most.isdigit() and number > int(most):
+            self._say(ERROR, "structure", path, f"at most {most}{which} allowed, {number} there")
+
+    def _slice(self, items: Sequence[Item], node: Node, path: str, depth: int) -> None:
+        slicing = node.rule.get("slicing", {})
+        found: dict[str, int] = dict.fromkeys(node.slices, 0)
+        undecided = set()
+        for item in items:
+            matched = False
+            for name, one in node.slices.items():
+                belongs = self._belongs(item, one, slicing, node)
+                if belongs is None:
+                    undecided.add(name)
+                elif belongs:
+                    matched = True
+                    found[name] += 1
+                    self.check(item.value, one, item.kind, item.path, depth + 1)
+                    break
+            if not matched and slicing.get("rules") == "closed" and not undecided:
+                self._say(ERROR, "structure", item.path, "belongs to none of the slices, and others are not allowed")
+        for name, number in found.items():
+            if name in undecided:
+                self._say(
+                    "information", "not-supported", path, f"whether something is of slice {name} is not decided here"
+                )
+            else:
+                self._count(number, node.slices[name], path, name)
+
+    def _belongs(self, item: Item, one: Node, slicing: dict[str, Any], whole: Node) -> bool | None:
+        """Whether a value is of a slice; None where that is not decided here."""
+        if whole.name in ("extension", "modifierExtension"):
+            url = next(iter(one.profiles), "").partition("|")[0] or _fixed_url(one)
+            return isinstance(item.value, dict) and item.value.get("url") == url
+        told = [self._discriminated(item, one, each) for each in slicing.get("discriminator", [])]
+        if not told and whole.name.endswith("[x]"):
+            kinds = [kind.get("code") for kind in one.rule.get("type", [])]
+            return item.kind in kinds if kinds else None
+        if any(each is False for each in told):
+            return False
+        return True if told and all(told) else None
+
+    def _discriminated(self, item: Item, one: Node, said: dict[str, Any]) -> bool | None:
+        kind, path = said.get("type"), str(said.get("path", ""))
+        if kind == "type":
+            if path != "$this":
+                return None
+            kinds = [each.get("code") for each in one.rule.get("type", [])]
+            return item.kind in kinds if kinds else None
+        steps = _steps(path)
+        if steps is None:
+            return None
+        values = _reached([item.value], steps)
+        if kind == "exists":
+            node = _node_at(one, steps)
+            if node is None:
+                return None
+            return bool(values) == (str(node.rule.get("max", "1")) != "0")
+        if kind not in ("value", "pattern"):
+            return None
+        return _told_by_values(item.value, one, steps)
+
+    def _check_value(self, value: Any, node: Node, path: str) -> None:
+        if fixed := node.value("fixed"):
+            if not _same(value, fixed[1]):
+                self._say(ERROR, "value", path, "not the value that the profile fixes")
+        elif (pattern := node.value("pattern")) and not _fits(value, pattern[1]):
+            self._say(ERROR, "value", path, "not what the profile's pattern asks for")
+        longest = node.rule.get("maxLength")
+        if isinstance(longest, int) and isinstance(value, str) and len(value) > longest:
+            self._say(ERROR, "too-long", path, f"longer than {longest} characters")
+        least, most = node.value("minValue"), node.value("maxValue")
+        if least and type(least[1]) is type(value) and value < least[1]:
+            self._say(ERROR, "value", path, "less than the profile's minValue")
+        if most and type(most[1]) is type(value) and value > most[1]:
+            self._say(ERROR, "value", path, "more than the profile's maxValue")
+
+    def _check_binding(self, value: Any, node: Node, path: str) -> None:
+        binding = node.rule.get("binding")
+        if (
+            isinstance(binding, dict)
+            and binding.get("valueSet")
+            and binding.get("strength") in ("required", "extensible")
+        ):
+            self.bound.append(Bound(path, binding["strength"], binding["valueSet"], value))
+
+    def _check_type(self, item: Item, node: Node) -> None:
+        kinds = [str(each.get("code", "")).rpartition("/")[2] for each in node.rule.get("type", [])]
+        if not kinds or not node.name.endswith("[x]") or not item.kind:
+            return
+        if item.kind not in kinds:
+            self._say(ERROR, "structure", item.path, f"{item.kind} is none of the types that the profile allows here")
+
+    def _check_target(self, value: Any, node: Node, path: str) -> None:
+        """A reference to one of the types that the profile names; what cannot be told is let pass."""
+        targets = [url for each in node.rule.get("type", []) for url in each.get("targetProfile", [])]
+        if not targets or not isinstance(value, dict):
+            return
+        said = str(value.get("reference", ""))
+        kind = said.rpartition("/")[0].rpartition("/")[2] if "/" in said else str(value.get("type", ""))
+        allowed = {self._kind(url) for url in targets}
+        if kind in resource_types() and None not in allowed and "Resource" not in allowed and kind not in allowed:
+            names = ", ".join(sorted(each for each in allowed if each))
+            self._say(ERROR, "value", path, f"a reference to {kind}; the profile allows {names}")
+
+    def _kind(self, url: str) -> str | None:
+        url = url.partition("|")[0]
+        last = url.removeprefix(CORE)
+        return last if url.startswith(CORE) and last in {*resource_types(), "Resource"} else self.kind_of(url)
+
+    def _check_profiles(self, value: dict[str, Any], node: Node, kind: str, path: str, depth: int) -> None:
+        """What a value's type has to be a profile of: one of those that are named."""
+        urls = [url.partition("|")[0] for url in node.profiles]
+        if kind == "Extension" and isinstance(value.get("url"), str):
+            # Wherever an extension stands, its own definition counts; and it counts once.
+            urls = []
+        trees = {url: self.profile(url) for url in urls if not url.startswith(CORE) or url.removeprefix(CORE) != kind}
+        self.unknown |= dict.fromkeys(url for url, found in trees.items() if found is None)
+        known = [found for found in trees.values() if found is not None]
+        if not known or len(known) < len(trees):
+            return
+        tried = []
+        for found in known:
+            one = Walk(self.profile, self.kind_of, _steps=self._steps)
+            one.check(value, found, kind, path, depth + 1)
+            self._steps = one._steps
+            if not any(severity == ERROR for severity, _ in one.issues):
+                tried = [one]
+                break
+            tried.append(one)
+        best = tried[0] if len(known) == 1 or len(tried) == 1 else None
+        if best is None:
+            self._say(ERROR, "structure", path, "meets none of the profiles of which it has to meet one")
+            return
+        self.issues += best.issues[: _MOST_ISSUES - len(self.issues)]
+        self.bound += best.bound
+        self.ruled += best.ruled
+        self.unknown |= best.unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value of an element: of which type, and where."""
+
+    value: Any
+    kind: str
+    path: str
+
+
+def extensions(value: Any, path: str, kind: str, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+    """All extensions in a value: (path, url, extension), those of primitives too."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from extensions(item, f"{path}[{number}]", kind, depth + 1)
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            here = f"{path}.{name.removeprefix('_')}"
+            if name in ("extension", "modifierExtension") and isinstance(inner, list):
+                for number, one in enumerate(inner):
+                    if isinstance(one, dict) and isinstance(one.get("url"), str):
+                        yield f"{here}[{number}]", one["url"], one
+                        yield from extensions(one, f"{here}[{number}]", "Extension", depth + 1)
+            elif isinstance(inner, dict | list):
+                yield from extensions(inner, here, kind, depth + 1)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name.removesuffix('[x]')}"
+
+
+def _items(value: dict[str, Any], name: str, kind: str, path: str) -> Iterator[Item]:
+    """The values of an element in an object of a type."""
+    known = _elements(kind)
+    stem = name.removesuffix("[x]")
+    names = [name] if stem == name else [each for each, element in known.items() if element.choice == stem]
+    for each in names:
+        inner, beside = value.get(each), value.get(f"_{each}")
+        if inner is None and beside is None:
+            continue
+        of = known[each].type if each in known else ""
+        if isinstance(inner, list) or isinstance(beside, list):
+            listed = inner if isinstance(inner, list) else [None] * len(beside or [])
+            others = beside if isinstance(beside, list) else [None] * len(listed)
+            for number, one in enumerate(listed):
+                other = others[number] if number < len(others) else None
+                yield Item(one if one is not None else other, _resource_kind(one, of), f"{path}.{each}[{number}]")
+        else:
+            yield Item(inner if inner is not None else beside, _resource_kind(inner, of), f"{path}.{each}")
+
+
+def _resource_kind(value: Any, of: str) -> str:
+    return str(value.get("resourceType", of)) if of == "Resource" and isinstance(value, dict) else of
+
+
+def _elements(kind: str) -> dict[str, Any]:
+    try:
+        return dict(elements(kind))
+    except KeyError:
+        return {}
+
+
+def _fixed_url(one: Node) -> str:
+    """The url of an extension that a profile defines in place."""
+    url = one.parts.get("url")
+    fixed = url.value("fixed") if url else None
+    return str(fixed[1]) if fixed else ""
+
+
+def _steps(path: str) -> list[str] | None:
+    """A discriminator's path as names; None for one that is no plain path."""
+    if path == "$this":
+        return []
+    names = path.removeprefix("$this.").split(".")
+    return names if all(name.isalnum() for name in names) else None
+
+
+def _reached(values: Sequence[Any], steps: Sequence[str]) -> list[Any]:
+    found = list(values)
+    for name in steps:
+        inner: list[Any] = []
+        for each in found:
+            if not isinstance(each, dict):
+                continue
+            # A choice element is named without its type.
+            said = [value for key, value in each.items() if key == name or _is_choice(key, name)]
+            for value in said:
+                inner += value if isinstance(value, list) else [value]
+        found = inner
+    return found
+
+
+def _is_choice(key: str, name: str) -> bool:
+    return key.startswith(name) and key[len(name) : len(name) + 1].isupper()
+
+
+def _node_at(node: Node, steps: Sequence[str]) -> Node | None:
+    at: Node | None = node
+    for name in steps:
+        at = at.parts.get(name) or at.parts.get(f"{name}[x]") if at else None
+    return at
+
+
+def _told_by_values(value: Any, one: Node, steps: Sequence[str]) -> bool | None:
+    """Whether what a slice fixes on the way to its discriminator is there; None where it fixes nothing."""
+    told: list[bool] = []
+    at: Node | None = one
+    values = [value]
+    for step in [*steps, ""]:
+        if at is None:
+            break
+        if fixed := at.value("fixed"):
+            told.append(any(_same(each, fixed[1]) for each in values))
+        elif pattern := at.value("pattern"):
+            told.append(any(_fits(each, pattern[1]) for each in values))
+        if step:
+            values = _reached(values, [step])
+            at = at.parts.get(step) or at.parts.get(f"{step}[x]")
+    return all(told) if told else None
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Exactly the same."""
+    if isinstance(wanted, dict) and isinstance(value, dict):
+        return value.keys() == wanted.keys() and all(_same(value[name], wanted[name]) for name in wanted)
+    if isinstance(wanted, list) and isinstance(value, list):
+        return len(value) == len(wanted) and all(_same(a, b) for a, b in zip(value, wanted, strict=True))
+    if isinstance(wanted, bool) or isinstance(value, bool):
+        return value is wanted
+    if isinstance(wanted, int | float | Decimal) and isinstance(value, int | float | Decimal):
+        return Decimal(str(value)) == Decimal(str(wanted))
+    return bool(value == wanted)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """At least what a pattern has; of a list each of the pattern's items fits some item."""
+    if isinstance(wanted, dict):
+        return isinstance(value, dict) and all(name in value and _fits(value[name], wanted[name]) for name in wanted)
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(any(_fits(item, each) for item in value) for each in wanted)
+    return _same(value, wanted)
