@@ -31,7 +31,7 @@ from carefolio.record.topics import BY_CRITERIA, TOPICS
 _WRITES, _VERSIONS = 500, 2000
 _AT_ONCE = 4
 # How long at once, before the platform ends the call.
-_SECONDS = 120
+_SECONDS = 40
 _LOCK = 0x5B5
 
 

@@ -64,7 +64,7 @@ module "platform" {
     api        = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
     portal     = { min_instances = 0, max_instances = 3, concurrency = 40, pool_size = 5 }
     ingest     = { min_instances = 0, max_instances = 4, concurrency = 8, pool_size = 8 }
-    notify     = { min_instances = 0, max_instances = 2, concurrency = 8, pool_size = 3 }
+    notify     = { min_instances = 0, max_instances = 2, concurrency = 40, pool_size = 3 }
     emis_fetch = { min_instances = 0, max_instances = 2, concurrency = 1, pool_size = 2 }
     emis_load  = { min_instances = 0, max_instances = 3, concurrency = 1, pool_size = 4 }
     jobs       = { min_instances = 0, max_instances = 2, concurrency = 2, pool_size = 4 }
