@@ -17,6 +17,7 @@ from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
 from carefolio.extracts import agreements
 from carefolio.identity import retention, senders
+from carefolio.record import cohorts as groups
 from carefolio.record import reindex, seals, trail_export
 from carefolio.recovery import offsite, promises
 
@@ -35,6 +36,14 @@ async def search_parameters(request: Request) -> Response:
     with span("index"):
         indexed = await reindex.index_new(await database.pool())
     return JSONResponse({"indexed": indexed})
+
+
+async def cohorts(request: Request) -> Response:
+    """POST /operations/cohorts: find the members of Groups by a search again."""
+    await push.verify(request)
+    with span("cohorts"):
+        changed = await groups.refresh(await database.pool())
+    return JSONResponse({"changed": changed})
 
 
 async def forget(request: Request) -> Response:
@@ -98,6 +107,7 @@ _APP = Door(
     [
         Route("/operations/outbox", sweep, methods=["POST"]),
         Route("/operations/search-parameters", search_parameters, methods=["POST"]),
+        Route("/operations/cohorts", cohorts, methods=["POST"]),
         Route("/operations/forget", forget, methods=["POST"]),
         Route("/operations/seal", seal, methods=["POST"]),
         Route("/operations/trail", trail, methods=["POST"]),

@@ -46,6 +46,7 @@ class Event(Enum):
     UNAVAILABLE = ("ERROR", "function", "error")
     UNEXPECTED = ("CRITICAL", "function", "error", "where")
     SUBSCRIPTION_FAILED = ("ERROR", "subscription", "error", "where")
+    COHORT_FAILED = ("ERROR", "group", "error", "where")
     INVARIANTS_ENDED = ("WARNING",)
     SUBSCRIPTION_UNTAKEN = ("INFO", "subscription", "reason")
     JOB_FAILED = ("ERROR", "job", "kind", "error", "where")

@@ -22,7 +22,7 @@ from carefolio.fhir import text
 from carefolio.fhir.definitions import NO_ENDPOINT, elements, resource_types
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
-from carefolio.record import jobs
+from carefolio.record import cohorts, jobs
 from carefolio.record.access import Reader, opened, readable, resources
 from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.ids import internal_id
@@ -342,6 +342,9 @@ async def members(pool: Pool, reader: Reader, group: str) -> list[str] | None:
     )
     if row is None:
         return None
+    if filters := await cohorts.filters_kept(pool, arguments[0]):
+        # As it is now, of what this reader reads.
+        return [str(number) for number, _ in await cohorts.members(pool, reader, filters)]
     said = text.loads(row["content"]).get("member", [])
     return [str(number) for number in _patients_of(said)]
 

@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -28,10 +27,9 @@ from carefolio.fhir.xml import serialise
 from carefolio.identity import grants, outside, sealed, webhooks
 from carefolio.record import notifications as made
 from carefolio.record.access import Reader
-from carefolio.record.ids import uuid7
-from carefolio.record.rows import make_row, without_head
+from carefolio.record.own_writes import rewrite
 from carefolio.record.subscribing import ACTIVE, ERROR, JSON, OFF, REQUESTED, XML, call
-from carefolio.record.write import RETRIED, Origin, known, write
+from carefolio.record.write import RETRIED
 
 # How long a lane is served at once; the queue brings the rest again.
 _SECONDS = 20
@@ -42,6 +40,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10, 3600
 _IN_ERROR, _DAYS = 300, 7
 _MAIL_PAUSE, _MAIL_EVENTS = 300, 1000
 _TRIES = 5
+_ACTOR = "carefolio/subscriptions"
 _holders: dict[asyncio.AbstractEventLoop, _Holder] = {}
 
 
@@ -334,33 +333,17 @@ async def set_status(pool: Pool, subscription: asyncpg.Record, status: str, reas
                     subscription["channel"],
                 )
                 if there is not None:
-                    await _write(connection, subscription["id"], status, reason)
+                    number = subscription["id"]
+                    await rewrite(connection, "Subscription", number, lambda r: _with_status(r, status, reason), _ACTOR)
                 return
         except RETRIED:
             if attempt == _TRIES - 1:
                 raise
 
 
-async def _write(connection: Connection, number: uuid.UUID, status: str, reason: str | None) -> None:
-    before = (await known(connection, [number], ["Subscription"], aliases=False)).get(number)
-    if before is None or before.content is None:
-        return
-    resource = {name: value for name, value in without_head(before.content).items() if name != "error"}
-    resource |= {"status": status} | ({"error": reason} if reason else {})
-    source, now = uuid7(), datetime.now(UTC)
-    row = make_row(
-        number,
-        resource,
-        before,
-        patient_id=before.patient_id,
-        organisations=before.organisations,
-        source=source,
-        now=now,
-        label=before.label,
-        logical_id=json.loads(before.content)["id"],
-    )
-    if row is not None:
-        await write(connection, Origin(source, "carefolio/subscriptions"), [row], now, patients=[])
+def _with_status(resource: dict[str, Any], status: str, reason: str | None) -> dict[str, Any]:
+    kept = {name: value for name, value in resource.items() if name != "error"}
+    return kept | {"status": status} | ({"error": reason} if reason else {})
 
 
 @dataclass(frozen=True, slots=True)

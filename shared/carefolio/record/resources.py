@@ -25,7 +25,7 @@ from carefolio.fhir import text
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import validate
 from carefolio.profiles import checking
-from carefolio.record import integrity, masking, national, parameters, search, subscribing
+from carefolio.record import cohorts, integrity, masking, national, parameters, search, subscribing
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.consents import GRANTEE
 from carefolio.record.contributing import check_author, for_whom, marked, new_label, patient_of
@@ -148,7 +148,7 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
     if first.type == "Patient":
         # His NHS number is written too.
         return first.method == "DELETE" or (first.resource is not None and not national.nhs_numbers(first.resource))
-    return first.type not in {"SearchParameter", "Subscription", *KINDS}
+    return first.type not in {"SearchParameter", "Subscription", "Group", *KINDS}
 
 
 async def _commit(
@@ -189,6 +189,9 @@ async def _commit(
                 await parameters.store(connection, row.id, reader.organisation_id, changed)
             if row.type == "Subscription" and row.content is None:
                 await subscribing.remove(connection, row.id)
+            if row.type == "Group":
+                filters = cohorts.filters_of(text.loads(row.content)) if row.content else []
+                await cohorts.keep(connection, row.id, reader, filters)
             if row.type in KINDS:
                 await _keep_canonical(connection, reader, row)
         if settings().referential_integrity:
@@ -384,6 +387,8 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     if operation.type == "Subscription":
         resource, asked = await subscribing.prepared(connection, made.reader, resource, work.number)
         made.subscriptions[work.number] = work.id, asked
+    if operation.type == "Group" and (filters := cohorts.filters_of(resource)):
+        resource = await cohorts.prepared(connection, made.reader, resource, filters)
     if settings().enforce_profiles:
         await _meet_profiles(connection, made.reader, resource, operation)
     row_made = await _row(connection, made, work, resource)
