@@ -13,6 +13,7 @@ from carefolio.cloud.health import health_routes
 from carefolio.doors import fhir as door
 from carefolio.doors import fhir_graphql, fhir_stats
 from carefolio.doors import fhir_jobs as jobs
+from carefolio.doors import fhir_messages as messages
 from carefolio.doors import fhir_operations as operations
 from carefolio.doors import fhir_subscriptions as subscriptions
 from carefolio.doors import fhir_terminology as terminology
@@ -39,6 +40,7 @@ _DOOR = door.FhirDoor(
         Route(f"{_ROOT}/$convert", operations.convert, methods=["POST"]),
         Route(f"{_ROOT}/Composition/{{id}}/$document", operations.composed_document, methods=["GET"]),
         Route(f"{_ROOT}/Patient/$match", operations.match, methods=["POST"]),
+        Route(f"{_ROOT}/Patient/$process-message", messages.process_message, methods=["POST"]),
         Route(f"{_ROOT}/Patient/{{id}}/$summary", operations.patient_summary, methods=["GET"]),
         Route(f"{_ROOT}/Observation/$lastn", operations.lastn, methods=["GET", "POST"]),
         Route(f"{_ROOT}/Observation/$stats", fhir_stats.observation_stats, methods=["GET", "POST"]),

@@ -83,19 +83,29 @@ def _basic(authorization: str) -> tuple[str, str]:
     return username, password
 
 
+_SELECT = """
+    SELECT sender.*, organisation.ods_code, organisation.codes_version, (
+        SELECT json_object_agg(alias, organisation_id) FROM sender_alias WHERE sender_id = sender.id
+    ) AS aliases
+    FROM sender JOIN organisation ON organisation.id = sender.organisation_id
+"""
+
+
 async def _verified(pool: Pool, username: str, password: str) -> Sender:
-    row = await pool.fetchrow(
-        """
-        SELECT sender.*, organisation.ods_code, organisation.codes_version, (
-            SELECT json_object_agg(alias, organisation_id) FROM sender_alias WHERE sender_id = sender.id
-        ) AS aliases
-        FROM sender JOIN organisation ON organisation.id = sender.organisation_id WHERE username = $1
-        """,
-        username,
-    )
+    row = await pool.fetchrow(f"{_SELECT} WHERE username = $1", username)
     good = await passwords.verify(row["password_hash"] if row else None, password)
     if row is None or not good:
         raise RefusedError(401, "unknown username or wrong password")
+    return _sender(row)
+
+
+async def all_of(pool: Pool, organisation: uuid.UUID) -> list[tuple[str, Sender]]:
+    """An organisation's senders, by name."""
+    rows = await pool.fetch(f"{_SELECT} WHERE sender.organisation_id = $1 ORDER BY sender.name", organisation)
+    return [(row["name"], _sender(row)) for row in rows]
+
+
+def _sender(row: asyncpg.Record) -> Sender:
     return Sender(
         id=row["id"],
         organisation_id=row["organisation_id"],

@@ -139,6 +139,8 @@ def _resource(kind: str) -> dict[str, Any]:
             for name in ("status", "events")
         ]
     if kind == "Patient":
+        process = "http://hl7.org/fhir/OperationDefinition/MessageHeader-process-message"
+        made["operation"].append({"name": "process-message", "definition": process})
         made["operation"].append({"name": "summary", "definition": f"{_IPS}/OperationDefinition/summary"})
     if kind in ("Patient", "Group"):
         made["operation"].append({"name": "export", "definition": f"{_BULK}/OperationDefinition/{kind.lower()}-export"})

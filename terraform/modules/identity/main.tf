@@ -72,9 +72,9 @@ locals {
   rights   = merge([for name in setunion(keys(var.functions), ["migrate"]) : { for role in local.everyone : "${name} ${role}" => { name = name, role = role } }]...)
   secrets  = toset(flatten([for each in values(var.functions) : each.secrets]))
   readers  = merge([for name, each in var.functions : { for secret in each.secrets : "${name} ${secret}" => { name = name, secret = secret } }]...)
-  # The hospitals' door writes copies and never changes one; operations and operators read them, to put back what was lost.
+  # The doors of hospitals and of FHIR messages write copies and never change one; operations and operators read them, to put back what was lost.
   copying = merge([for bucket in var.copies : {
-    for name, role in { hl7 = "roles/storage.objectCreator", operations = "roles/storage.objectViewer", command = "roles/storage.objectViewer" } :
+    for name, role in { hl7 = "roles/storage.objectCreator", fhir = "roles/storage.objectCreator", operations = "roles/storage.objectViewer", command = "roles/storage.objectViewer" } :
     "${name} ${bucket}" => { name = name, role = role, bucket = bucket }
   }]...)
   publishes = merge([for name, each in var.functions : each.publishes ? { for topic, id in var.topics : "${name} ${topic}" => { name = name, topic = id } } : {}]...)

@@ -14,7 +14,7 @@ locals {
   needs = {
     hl7        = { secrets = ["token-signing-keys", "identity-key", "ordering-key"], files = false, publishes = true, agreements = "none" }
     login      = { secrets = ["token-signing-keys", "identity-key"], files = false, publishes = true, agreements = "none" }
-    fhir       = { secrets = ["token-signing-keys", "identity-key"], files = true, publishes = true, agreements = "none" }
+    fhir       = { secrets = ["token-signing-keys", "identity-key", "ordering-key"], files = true, publishes = true, agreements = "none" }
     api        = { secrets = ["token-signing-keys", "identity-key", "ordering-key", "pds-key"], files = true, publishes = true, agreements = "keep" }
     portal     = { secrets = ["identity-key", "ordering-key", "pds-key"], files = true, publishes = true, agreements = "none" }
     jobs       = { secrets = [], files = true, publishes = true, agreements = "none" }
