@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -333,6 +334,80 @@ async def test_a_slow_receiver_delays_nobody(app: Hospital, receiver: Receiver, 
     assert await status_of(app, quick) == "active"
 
 
+async def test_who_asks_anew_gets_a_handshake_and_misses_nothing(
+    app: Hospital, receiver: Receiver, pool: asyncpg.Pool
+) -> None:
+    """By the same once more, and by another path; what was waiting comes after it."""
+    someone = await made(app, patient())
+    asked = by_topic(f"{receiver.base}/bad", "record-change", f"Observation?patient={someone}")
+    receiver.bad = 200
+    number = await begun(app, pool, asked)
+    receiver.bad = 500
+    await made(app, observation(someone))
+    await receiver.until(1, lambda call: call.kind == "event-notification")
+    receiver.calls.clear()
+    moved = copy.deepcopy(asked) | {"id": number, "status": "requested"}
+    moved["channel"]["endpoint"] = f"{receiver.base}/moved"
+    assert (await send(app, "PUT", f"Subscription/{number}", moved)).json["status"] == "requested"
+    await becomes(app, number, "active")
+    calls = await receiver.until(2)
+    assert [(call.kind, call.path) for call in calls] == [("handshake", "/moved"), ("event-notification", "/moved")]
+    assert calls[1].numbers == [1]
+
+
+async def test_a_secret_stays_with_who_gave_it_and_where_it_went(app: Hospital, installation: Running) -> None:
+    """Another client of the organisation, or another endpoint, needs the secret itself."""
+    number = await made(app, subscription("https://example.org/x", "Patient?name=x", header=["X-Key: s3cret"]))
+    shown = (await send(app, "GET", f"Subscription/{number}")).json
+    shown["channel"]["endpoint"] = "https://example.org/stolen"
+    assert (await send(app, "PUT", f"Subscription/{number}", shown)).status == 422
+    options = ("--organisation", app.ods_code, "--scope", "system/*.cruds", "--json")
+    client = json.loads(installation.cli("client", "add", unique("other"), *options).stdout)
+    form = {"grant_type": "client_credentials"}
+    secret = base64.b64encode(f"{client['client_id']}:{client['client_secret']}".encode()).decode()
+    token = await app.request("POST", "/oauth2/token", data=form, headers={"Authorization": f"Basic {secret}"})
+    shown["channel"]["endpoint"] = "https://example.org/x"
+    headers = {"Authorization": f"Bearer {token.json['access_token']}", "Content-Type": "application/fhir+json"}
+    reply = await app.request("PUT", f"/fhir/R4/Subscription/{number}", data=json.dumps(shown), headers=headers)
+    assert reply.status == 422, reply.body
+
+
+async def test_what_cannot_be_asked_at_present_comes_back(
+    app: Hospital, receiver: Receiver, pool: asyncpg.Pool
+) -> None:
+    """A value set that is away: an error that says so, and active with the next that is taken."""
+    url, someone = f"urn:x:{unique('v')}", await made(app, patient())
+    listed = {"resourceType": "ValueSet", "url": url, "status": "active", "compose": {
+        "include": [{"system": "http://loinc.org", "concept": [{"code": "29463-7"}]}]}}  # fmt: skip
+    of_set = await made(app, listed)
+    number = await begun(app, pool, by_topic(f"{receiver.base}/hook", "record-change", f"Observation?code:in={url}"))
+    await send(app, "DELETE", f"ValueSet/{of_set}")
+    await made(app, observation(someone))
+    await becomes(app, number, "error")
+    await made(app, listed)
+    wanted = await made(app, observation(someone))
+    [call] = await receiver.until(1, lambda call: call.kind == "event-notification")
+    assert call.json["entry"][1]["fullUrl"].endswith(wanted)
+    await becomes(app, number, "active")
+
+
+async def test_receivers_that_nobody_wants_are_forgotten(app: Hospital, pool: asyncpg.Pool) -> None:
+    """Wrong addresses do not use up the organisation's own; a receiver of events is not one of records."""
+    hosts = [f"https://{unique('h').lower()}.example.org" for _ in range(25)]
+    for host in hosts:
+        number = await made(app, subscription(f"{host}/x", "Patient?name=x"))
+        assert (await send(app, "DELETE", f"Subscription/{number}")).status == 204
+    assert await pool.fetchval("SELECT count(*) FROM webhook WHERE url = ANY($1)", hosts) == 0
+    url = f"{hosts[0]}/pings"
+    body = json.dumps({"url": url, "events": ["message.held"]})
+    headers = await app.bearer() | {"Content-Type": "application/json"}
+    assert (await app.request("POST", "/api/v1/webhooks", data=body, headers=headers)).status == 201
+    await allow(pool, url)
+    number = await made(app, subscription(f"{hosts[0]}/records", "Patient?name=x"))
+    await asyncio.sleep(0.5)
+    assert await status_of(app, number) == "requested"
+
+
 async def test_heartbeat_and_end(app: Hospital, receiver: Receiver, pool: asyncpg.Pool) -> None:
     asked = by_topic(f"{receiver.base}/hook", "document", content="empty")
     asked["channel"]["extension"] = [{"url": f"{_EXTENSION}heartbeat-period", "valueUnsignedInt": 60}]
@@ -418,6 +493,19 @@ async def test_mail_names_no_patient(app: Hospital, pool: asyncpg.Pool, installa
          "Subscription.channel.header"),
         ({"channel": {"type": "rest-hook", "endpoint": "https://example.org/x", "header": ["Host: b"]}}, 422,
          "Subscription.channel.header"),
+        ({"channel": {"type": "rest-hook", "endpoint": "https://example.org/x", "header": ["Webhook-Signature: v1"]}},
+         422, "Subscription.channel.header"),
+        ({"channel": {"type": "rest-hook", "endpoint": "https://example.org/x", "header": ["X-Key: ***"]}}, 422,
+         "Subscription.channel.header"),
+        ({"channel": {"type": "rest-hook", "endpoint": "https://example.org/x", "header": [None, "a: b"],
+                      "_header": [{"id": "x"}, None]}}, 422, "Subscription.channel.header"),
+        ({"channel": {"type": "rest-hook", "endpoint": "http://127.0.0.1:9/a\x7f"}}, 422,
+         "Subscription.channel.endpoint"),
+        ({"channel": {"type": "rest-hook", "endpoint": "https://example.org/" + "x" * 3000}}, 422,
+         "Subscription.channel.endpoint"),
+        ({"channel": {"endpoint": "https://example.org/x", "_type": {"extension": [{"url": "x", "valueCode": "y"}]}}},
+         422, "Subscription.channel.type"),
+        ({"end": "9999-12-31T23:59:59-14:00"}, 422, "Subscription.end"),
         ({"channel": {"type": "rest-hook", "endpoint": "https://example.org/x", "payload": "text/plain"}}, 422,
          "Subscription.channel.payload"),
     ],
@@ -434,6 +522,7 @@ async def test_what_is_refused(app: Hospital, change: Any, status: int, element:
         ({"channel": {"type": "websocket"}}, "websocket"),
         ({"criteria": "Observation?nonsense=1"}, "Observation?nonsense"),
         ({"criteria": "Observation?subject:Patient.name=x"}, "only parameters of the resource itself"),
+        ({"criteria": "Observation?code:text=%00"}, "a character that nothing has"),
     ],
 )
 async def test_what_is_kept_and_says_that_nothing_comes_of_it(app: Hospital, change: Any, says: str) -> None:

@@ -65,3 +65,25 @@ async def test_a_patients_app_is_told_of_his_results(
         await asyncio.sleep(0.05)
     assert await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", number) == "off"
     assert receiver.calls == []
+
+
+async def test_another_grant_of_the_same_app_opens_nothing(
+    people: People, visitor: Visitor, new_app: NewApp, receiver: Receiver, pool: asyncpg.Pool
+) -> None:
+    """What is told goes by the grant that the app subscribed with, not by any that lives."""
+    who = await people.patient(visitor)
+    app = await new_app()
+    token = (await app.token(await app.allow("launch/patient patient/*.cruds offline_access"))).json["access_token"]
+    first = await pool.fetchval("SELECT id FROM app_grant WHERE client_id = $1", app.client.client_id)
+    made = await app.fhir(token, "Subscription", "POST", by_topic(f"{receiver.base}/hook", "new-result"))
+    await allow(pool, receiver.base)
+    await receiver.until(1, lambda call: call.kind == "handshake")
+    await app.token(await app.allow("launch/patient patient/Patient.rs offline_access"))
+    await pool.execute("UPDATE app_grant SET ended_at = now() WHERE id = $1", first)
+    await people.hospital.accepted(load.report(who.nhs_number, unique()))
+    for _ in range(100):
+        if await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", made.json["id"]) == "off":
+            break
+        await asyncio.sleep(0.05)
+    assert await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", made.json["id"]) == "off"
+    assert len(receiver.calls) == 1

@@ -196,7 +196,8 @@ async def validate_resource(request: Request) -> Response:
     listed = [("error", issue) for issue in issues]
     if not issues:
         # What it says of itself counts as what the caller asks.
-        wanted = list(dict.fromkeys([*profiles, *resource.get("meta", {}).get("profile", [])]))
+        claimed = [each for each in resource.get("meta", {}).get("profile", []) if each]
+        wanted = list(dict.fromkeys([*profiles, *claimed]))
         if len(wanted) > _MOST_PROFILES:
             raise error(400, "too-costly", f"more than {_MOST_PROFILES} profiles", "Resource.meta.profile")
         with span("validate"):
@@ -215,7 +216,10 @@ def _to_validate(document: Any) -> tuple[Any, list[str]]:
     if not isinstance(document, dict) or document.get("resourceType") != "Parameters":
         return document, []
     resource, profiles = None, []
-    for parameter in document.get("parameter", []):
+    listed = document.get("parameter", [])
+    if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
+        raise error(400, "invalid", "no Parameters resource", "Parameters.parameter")
+    for parameter in listed:
         if parameter.get("name") == "resource":
             resource = parameter.get("resource")
         elif parameter.get("name") == "profile":

@@ -41,7 +41,7 @@ def reader_of(token: Token, request: Request | None = None) -> Reader:
         return Reader(f"client/{token.client_id}", token.organisation_id, token.scope, moment)
     return Reader.of_person(
         token.account_id, token.organisation_id, token.record_id, client=token.client_id, scope=token.scope, at=moment,
-        patient=token.patient_id,
+        patient=token.patient_id, grant=token.grant_id,
     )  # fmt: skip
 
 

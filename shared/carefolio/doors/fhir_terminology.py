@@ -46,7 +46,8 @@ async def lookup(request: Request) -> Response:
     if not coding.system:
         raise SearchError("system", "is needed with a code")
     with span("lookup"):
-        found = await asking.meaning(asked.pool, asked.organisation, coding.system, coding.code, coding.version)
+        system = await find(asked.pool, "CodeSystem", coding.system, asked.organisation, coding.version)
+        found = await asking.meaning(asked.pool, system, coding.code) if system else None
     if found is None:
         raise error(404, "not-found", "the system has no such code, or is not loaded here")
     made: list[dict[str, Any]] = [
@@ -83,16 +84,13 @@ async def validate_code_of_system(request: Request) -> Response:
     asked = await _Asked.of(request, "CodeSystem")
     system = await asked.canonical()
     codings = asked.codings("coding")
-    asked.text("abstract")
+    selectable = asked.selectable()
     asked.done()
-    if system is not None:
-        for each in codings:
-            each.system = each.system or system.url
     with span("validate code"):
         verdicts = [
             asking.Verdict(False, reason="a code of another system")
-            if system is not None and each.system != system.url
-            else await asking.in_system(asked.pool, asked.organisation, each)
+            if system is not None and each.system not in (None, system.url)
+            else await asking.in_system(asked.pool, asked.organisation, each, system, selectable=selectable)
             for each in codings
         ]
     return _verdict(next((each for each in verdicts if each.result), verdicts[0]))
@@ -102,12 +100,12 @@ async def validate_code(request: Request) -> Response:
     """GET, POST ValueSet/$validate-code and ValueSet/[id]/$validate-code: whether a code is in a value set."""
     asked = await _Asked.of(request, "ValueSet")
     value_set = await asked.value_set()
-    codings = asked.codings("coding")
-    for name in ("abstract", "displayLanguage"):
-        asked.text(name)
+    codings, selectable = asked.codings("coding"), asked.selectable()
+    asked.text("displayLanguage")
     asked.done()
     with span("validate code"):
-        return _verdict(await asking.in_value_set(asked.pool, asked.organisation, value_set, codings))
+        found = await asking.in_value_set(asked.pool, asked.organisation, value_set, codings, selectable=selectable)
+    return _verdict(found)
 
 
 def _verdict(verdict: asking.Verdict) -> Response:
@@ -168,6 +166,8 @@ def _contained(member: Member, *, named: bool) -> dict[str, Any]:
         made["version"] = member.version
     if not member.active:
         made["inactive"] = True
+    if member.abstract:
+        made["abstract"] = True
     if named and member.names:
         made["designation"] = [
             ({"language": language} if language else {})
@@ -182,23 +182,22 @@ async def subsumes(request: Request) -> Response:
     """GET, POST CodeSystem/$subsumes and CodeSystem/[id]/$subsumes: whether one code is a kind of another."""
     asked = await _Asked.of(request, "CodeSystem")
     named = asked.path_id()
-    system = asked.text("system")
-    if named is not None:
-        system = (await asked.posted(named)).url
-    version = asked.text("version")
+    at = await asked.posted(named) if named is not None else None
+    url, version = at.url if at else asked.text("system"), asked.text("version")
     pair = []
     for letter in "AB":
         coding = asked.value(f"coding{letter}", dict) or {}
         code = asked.text(f"code{letter}") or str(coding.get("code", ""))
-        system = system or str(coding.get("system", ""))
-        if not code or coding.get("system", system) != system:
+        url = url or str(coding.get("system", ""))
+        if not code or coding.get("system", url) != url:
             raise SearchError(f"code{letter}", "two codes of one system are needed")
         pair.append(code)
     asked.done()
-    if not system:
+    if not url:
         raise SearchError("system", "is needed with codes")
     with span("subsumes"):
-        found = await asking.relation(asked.pool, asked.organisation, system, pair[0], pair[1], version)
+        system = at or await find(asked.pool, "CodeSystem", url, asked.organisation, version)
+        found = await asking.relation(asked.pool, system, pair[0], pair[1]) if system else None
     if found is None:
         raise error(404, "not-found", "the system does not have both codes, or is not loaded here")
     return _parameters([{"name": "outcome", "valueCode": found}])
@@ -208,17 +207,16 @@ async def translate(request: Request) -> Response:
     """GET, POST ConceptMap/$translate and ConceptMap/[id]/$translate: what a code is in another system."""
     asked = await _Asked.of(request, "ConceptMap")
     named = asked.path_id()
-    url = (await asked.posted(named)).url if named is not None else asked.text("url")
-    version = asked.text("conceptMapVersion")
+    at = await asked.posted(named) if named is not None else None
+    url, version = asked.text("url"), asked.text("conceptMapVersion")
     codings = asked.codings("coding")
-    target, system, source = asked.text("target"), asked.text("targetsystem"), asked.text("source")
-    reverse = asked.flag("reverse")
+    wish = asking.Wish(
+        at, f"{url}|{version}" if url and version else url, asked.text("source"), asked.text("target"),
+        asked.text("targetsystem"), asked.flag("reverse"),
+    )  # fmt: skip
     asked.done()
     with span("translate"):
-        found = await asking.translations(
-            asked.pool, asked.organisation, codings, url=f"{url}|{version}" if version else url, target=target,
-            target_system=system, source=source, reverse=reverse,
-        )  # fmt: skip
+        found = await asking.translations(asked.pool, asked.organisation, codings, wish)
     good = any(each.equivalence not in ("unmatched", "disjoint") for each in found)
     made: list[dict[str, Any]] = [{"name": "result", "valueBoolean": good}]
     if not found:
@@ -290,6 +288,10 @@ class _Asked:
         if text not in ("", "true", "false"):
             raise SearchError(name, "true or false")
         return text == "true"
+
+    def selectable(self) -> bool:
+        """Whether codes for grouping alone do not count (``abstract`` false)."""
+        return self.text("abstract") == "false"
 
     def path_id(self) -> uuid.UUID | None:
         """The resource's number, where the operation is on one."""

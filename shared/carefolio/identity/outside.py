@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import re
 import ssl
 import time
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ _keys: dict[str, tuple[float, KeySet]] = {}
 _failed: dict[str, tuple[float, str]] = {}
 _clients: dict[tuple[asyncio.AbstractEventLoop, str], httpx2.AsyncClient] = {}
 _MOST_CLIENTS = 200
+_LONGEST_URL = 2000
+# No control character, no blank: what is sent is what was checked.
+_PLAIN = re.compile(r"[\x21-\x7e]+\Z")
 _asking: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = {}
 
 
@@ -43,6 +47,8 @@ class OutsideError(Exception):
 
 def check_url(url: str) -> str:
     """A URL that may be called: HTTPS, and no address of our own network. Raises OutsideError."""
+    if not isinstance(url, str) or len(url) > _LONGEST_URL or not _PLAIN.match(url):
+        raise OutsideError(f"not a URL of at most {_LONGEST_URL} plain characters")
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
@@ -76,7 +82,7 @@ async def get_json(url: str, headers: dict[str, str] | None = None) -> dict[str,
                 if len(body) > _MOST_BYTES:
                     raise OutsideError("the answer is too large")
         found = json.loads(body)
-    except (httpx2.HTTPError, TimeoutError, ValueError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
         raise OutsideError(type(error).__name__) from None
     if not isinstance(found, dict):
         raise OutsideError("not an object")
@@ -115,7 +121,7 @@ async def send(method: str, url: str, body: bytes, headers: dict[str, str], seco
         async with asyncio.timeout(seconds):
             answer = await client.send(request, stream=True)
             await answer.aclose()
-    except (httpx2.HTTPError, TimeoutError, ValueError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
         raise OutsideError(type(error).__name__) from None
     return answer.status_code
 

@@ -76,7 +76,7 @@ async def add(pool: Pool, organisation: uuid.UUID, actor: str, url: str, events:
         raise WebhookError(f"events: {unknown[0][:40]} is none of {', '.join(EVENTS)}")
     if not events:
         raise WebhookError(f"events: at least one of {', '.join(EVENTS)}")
-    if len(await of_organisation(pool, organisation)) >= _MOST:
+    if sum(bool(each.events) for each in await of_organisation(pool, organisation)) >= _MOST:
         raise WebhookError(f"an organisation has at most {_MOST} webhooks")
     secret = secrets.token_bytes(32)
     number = await pool.fetchval(
@@ -104,14 +104,15 @@ async def receiver_at(connection: Connection, organisation: uuid.UUID, wanted: s
     # Two at once make one.
     await connection.execute("SELECT pg_advisory_xact_lock(hashtext('receivers ' || $1))", str(organisation))
     rows = await connection.fetch(
-        "SELECT id, url FROM webhook WHERE organisation_id = $1 AND ended_at IS NULL ORDER BY allowed_at", organisation
+        "SELECT id, url FROM webhook WHERE organisation_id = $1 AND ended_at IS NULL AND events = '{}'", organisation
     )
     for row in rows:
-        if origin(row["url"]) == wanted:
+        # A receiver of events, which name no patient, is not one of records.
+        if row["url"] == wanted:
             number: uuid.UUID = row["id"]
             return number
     if len(rows) >= _MOST:
-        raise WebhookError(f"an organisation has at most {_MOST} receivers")
+        raise WebhookError(f"an organisation has at most {_MOST} receivers of subscriptions")
     made: uuid.UUID = await connection.fetchval(
         """
         INSERT INTO webhook (organisation_id, url, events, secret_sealed, created_by) VALUES ($1, $2, '{}', $3, $4)
@@ -123,6 +124,16 @@ async def receiver_at(connection: Connection, organisation: uuid.UUID, wanted: s
         actor,
     )
     return made
+
+
+async def forget_unused(connection: Connection) -> None:
+    """Receivers of subscriptions that nobody allowed and nobody wants any more are none."""
+    await connection.execute(
+        """
+        DELETE FROM webhook WHERE events = '{}' AND allowed_at IS NULL AND last_at IS NULL
+        AND NOT EXISTS (SELECT FROM subscription WHERE webhook_id = webhook.id)
+        """
+    )
 
 
 async def renew_secret(pool: Pool, organisation: uuid.UUID, number: uuid.UUID) -> str:

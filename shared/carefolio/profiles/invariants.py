@@ -17,10 +17,13 @@ from carefolio.fhir.definitions import elements, primitives
 from carefolio.mapping.serialise import dumps
 from carefolio.profiles.walking import ERROR, WARNING, Ruled
 
-# How long all invariants of one resource may take, and how many are told.
-_SECONDS, _MOST, _LONGEST = 5, 5000, 4000
+# How long the invariants of one resource may take, and who waits for his turn; how many are told.
+_SECONDS, _PATIENCE, _MOST, _LONGEST = 3, 5, 5000, 4000
 _DEEPEST = 40
-_evaluators: dict[asyncio.AbstractEventLoop, _Evaluator] = {}
+# Expressions that took too long once are not tried again.
+_slow: dict[str, None] = {}
+_MOST_SLOW = 1000
+_evaluators: dict[tuple[asyncio.AbstractEventLoop, bool], _Evaluator] = {}
 
 
 @cache
@@ -62,29 +65,40 @@ class _Evaluator:
         self._turn = asyncio.Lock()
 
     async def ask(self, question: bytes) -> list[bool | None] | None:
-        """The answers; None where it took too long or ended."""
-        async with self._turn:
-            if self._process is None or self._process.returncode is not None:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "carefolio.profiles.evaluating", stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, limit=1 << 20,
-                )  # fmt: skip
-            process = self._process
+        """The answers; None where it took too long, ended, or others wait for it already."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._turn.acquire()
+        except TimeoutError:
+            return None
+        try:
+            process = await self._started()
             assert process.stdin is not None
             assert process.stdout is not None
-            try:
-                async with asyncio.timeout(_SECONDS):
-                    process.stdin.write(question + b"\n")
-                    await process.stdin.drain()
-                    answer = await process.stdout.readline()
-                    if answer:
-                        made: list[bool | None] = json.loads(answer)
-                        return made
-            except (TimeoutError, ConnectionError, ValueError):
-                pass
+            async with asyncio.timeout(_SECONDS):
+                process.stdin.write(question + b"\n")
+                await process.stdin.drain()
+                answer = await process.stdout.readline()
+            made: list[bool | None] = json.loads(answer)
+            return made
+        except (TimeoutError, ConnectionError, ValueError):
             log(Event.INVARIANTS_ENDED)
             await self.close()
             return None
+        except BaseException:
+            # Its answer would be the next one's.
+            await self.close()
+            raise
+        finally:
+            self._turn.release()
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "carefolio.profiles.evaluating", stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, limit=1 << 20,
+            )  # fmt: skip
+        return self._process
 
     async def close(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -95,17 +109,52 @@ class _Evaluator:
 
 
 async def _close() -> None:
-    if evaluator := _evaluators.pop(asyncio.get_running_loop(), None):
-        await evaluator.close()
+    loop = asyncio.get_running_loop()
+    for key in [key for key in _evaluators if key[0] is loop]:
+        await _evaluators.pop(key).close()
 
 
 closing.also(_close)
 
 
-async def tell(resource: dict[str, Any], ruled: Sequence[Ruled]) -> list[bool | None] | None:
-    """Which hold, in order: True, False, None where it cannot be said; None for all where they took too long."""
-    asked = [[each.path, each.base, each.expression] for each in ruled[:_MOST] if len(each.expression) <= _LONGEST]
-    if len(asked) < len(ruled):
-        return None
-    evaluator = _evaluators.setdefault(asyncio.get_running_loop(), _Evaluator())
-    return await evaluator.ask(dumps({"resource": resource, "rules": asked}))
+async def tell(resource: dict[str, Any], ruled: Sequence[Ruled]) -> list[bool | None]:
+    """Which hold, in order: True, False, None where it cannot be said.
+
+    Those of FHIR and of what an operator loaded are told by one process, what organisations posted by another, each
+    expression by itself where all together take too long: so that nobody's costs another's.
+    """
+    told: list[bool | None] = [None] * len(ruled)
+    for posted in (False, True):
+        places = [
+            place
+            for place, each in enumerate(ruled[:_MOST])
+            if each.posted is posted and len(each.expression) <= _LONGEST and each.expression not in _slow
+        ]
+        if not places:
+            continue
+        evaluator = _evaluators.setdefault((asyncio.get_running_loop(), posted), _Evaluator())
+        answers = await _asked(evaluator, resource, [ruled[place] for place in places])
+        if answers is None and posted:
+            answers = await _one_by_one(evaluator, resource, [ruled[place] for place in places])
+        for place, answer in zip(places, answers or [], strict=False):
+            told[place] = answer
+    return told
+
+
+async def _one_by_one(evaluator: _Evaluator, resource: dict[str, Any], ruled: Sequence[Ruled]) -> list[bool | None]:
+    """Each expression by itself, up to the first that takes too long, which is known from now on."""
+    made: list[bool | None] = []
+    for each in ruled:
+        answers = await _asked(evaluator, resource, [each])
+        if answers is None:
+            _slow[each.expression] = None
+            if len(_slow) > _MOST_SLOW:
+                _slow.pop(next(iter(_slow)))
+            break
+        made += answers
+    return made
+
+
+async def _asked(evaluator: _Evaluator, resource: dict[str, Any], ruled: Sequence[Ruled]) -> list[bool | None] | None:
+    rules = [[each.path, each.base, each.expression] for each in ruled]
+    return await evaluator.ask(dumps({"resource": resource, "rules": rules}))

@@ -29,6 +29,7 @@ class Node:
     name: str
     rule: dict[str, Any] = field(default_factory=dict)
     constraints: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unknown_base: str = ""
     slices: dict[str, Node] = field(default_factory=dict)
     parts: dict[str, Node] = field(default_factory=dict)
 
@@ -46,29 +47,32 @@ class Node:
 
 
 def tree(url: str, find: Find) -> Node:
-    """All that a profile and those it is based on say, up to R4's own type. Raises ProfileError."""
+    """All that a profile and those it is based on say, up to R4's own type. Raises ProfileError.
+
+    A definition that is ``posted`` is an organisation's own, whose expressions are not trusted as far.
+    """
     chain: list[Definition] = []
-    at: str | None = url
-    while at is not None and (said := find(at)) is not None:
-        if said.get("derivation") != "constraint":
-            break
+    at = url
+    while (said := find(at)) is not None and said.get("derivation") == "constraint":
         chain.insert(0, said)
         if len(chain) > _DEEPEST_CHAIN:
             raise ProfileError(f"based on more than {_DEEPEST_CHAIN} others")
-        at = said.get("baseDefinition")
+        at = str(said.get("baseDefinition", "")).partition("|")[0]
     if not chain:
         raise ProfileError("no profile (a StructureDefinition that constrains another)")
     root = Node(str(chain[-1].get("type", "")))
+    if said is None and at != f"{CORE}{root.name}":
+        root.unknown_base = at or "none"
     for said in chain:
         elements = (said.get("differential") or said.get("snapshot") or {}).get("element", [])
         if len(elements) > _MOST_ELEMENTS:
             raise ProfileError(f"more than {_MOST_ELEMENTS} elements")
         for element in elements:
-            _add(root, element)
+            _add(root, element, posted=said.get("posted") is True)
     return root
 
 
-def _add(root: Node, element: dict[str, Any]) -> None:
+def _add(root: Node, element: dict[str, Any], *, posted: bool) -> None:
     """Put an element's rule to its place; what a later profile says goes before what an earlier one said."""
     node = root
     for segment in _segments(element)[1:]:
@@ -79,7 +83,7 @@ def _add(root: Node, element: dict[str, Any]) -> None:
             node = node.slices.setdefault(each, Node(name))
     node.rule |= {name: value for name, value in element.items() if name not in ("constraint", "id", "path")}
     for each in element.get("constraint", []):
-        node.constraints[str(each.get("key", ""))] = each
+        node.constraints[str(each.get("key", ""))] = each | ({"posted": True} if posted else {})
 
 
 def _segments(element: dict[str, Any]) -> list[str]:

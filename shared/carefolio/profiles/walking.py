@@ -40,6 +40,7 @@ class Ruled:
     severity: str
     text: str
     expression: str
+    posted: bool = False
 
 
 @dataclass(slots=True)
@@ -55,8 +56,11 @@ class Walk:
     _steps: int = 0
 
     def _say(self, severity: str, code: str, path: str, text: str) -> None:
-        if len(self.issues) < _MOST_ISSUES:
-            self.issues.append((severity, Issue(code, path, text)))
+        """Errors and notes have each their limit: what is only noted hides nothing that is wrong."""
+        one = severity, Issue(code, path, text)
+        alike = sum(1 for each, _ in self.issues if each == severity)
+        if alike < _MOST_ISSUES and (severity == ERROR or one not in self.issues):
+            self.issues.append(one)
 
     def check(self, value: Any, node: Node, kind: str, path: str, depth: int = 0) -> None:
         """One value of a type against an element of a profile."""
@@ -70,13 +74,13 @@ class Walk:
         for key, each in node.constraints.items():
             if "expression" in each:
                 severity = ERROR if each.get("severity") == "error" else WARNING
-                self.ruled.append(Ruled(path, kind, key, severity, str(each.get("human", "")), each["expression"]))
+                posted = each.get("posted") is True
+                said = str(each.get("human", ""))
+                self.ruled.append(Ruled(path, kind, key, severity, said, str(each["expression"]), posted))
         if kind == "Reference":
             self._check_target(value, node, path)
-        if not isinstance(value, dict):
-            return
-        self._check_profiles(value, node, kind, path, depth)
-        if node.parts:
+        if isinstance(value, dict):
+            self._check_profiles(value, node, kind, path, depth)
             self._parts(value, node.parts, kind, path, depth)
 
     def _parts(self, value: dict[str, Any], parts: dict[str, Node], kind: str, path: str, depth: int) -> None:
@@ -87,7 +91,13 @@ class Walk:
                 self._slice(items, node, _joined(path, name), depth)
             for item in items:
                 self._check_type(item, node)
-                self.check(item.value, node, item.kind, item.path, depth + 1)
+                self._check_item(item, node, depth + 1)
+
+    def _check_item(self, item: Item, node: Node, depth: int) -> None:
+        """A value; of a primitive its extensions too, which stand beside it."""
+        self.check(item.value, node, item.kind, item.path, depth)
+        if item.beside is not item.value and node.parts:
+            self._parts(item.beside or {}, node.parts, "Element", item.path, depth)
 
     def _count(self, number: int, node: Node, path: str, of: str = "") -> None:
         least, most = node.rule.get("min", 0), str(node.rule.get("max", "*"))
@@ -100,6 +110,7 @@ class Walk:
     def _slice(self, items: Sequence[Item], node: Node, path: str, depth: int) -> None:
         slicing = node.rule.get("slicing", {})
         found: dict[str, int] = dict.fromkeys(node.slices, 0)
+        within: dict[str, list[Item]] = {name: [] for name in node.slices}
         undecided = set()
         for item in items:
             matched = False
@@ -110,7 +121,8 @@ class Walk:
                 elif belongs:
                     matched = True
                     found[name] += 1
-                    self.check(item.value, one, item.kind, item.path, depth + 1)
+                    within[name].append(item)
+                    self._check_item(item, one, depth + 1)
                     break
             if not matched and slicing.get("rules") == "closed" and not undecided:
                 self._say(ERROR, "structure", item.path, "belongs to none of the slices, and others are not allowed")
@@ -121,6 +133,8 @@ class Walk:
                 )
             else:
                 self._count(number, node.slices[name], path, name)
+                if node.slices[name].slices:
+                    self._slice(within[name], node.slices[name], path, depth)
 
     def _belongs(self, item: Item, one: Node, slicing: dict[str, Any], whole: Node) -> bool | None:
         """Whether a value is of a slice; None where that is not decided here."""
@@ -129,8 +143,7 @@ class Walk:
             return isinstance(item.value, dict) and item.value.get("url") == url
         told = [self._discriminated(item, one, each) for each in slicing.get("discriminator", [])]
         if not told and whole.name.endswith("[x]"):
-            kinds = [kind.get("code") for kind in one.rule.get("type", [])]
-            return item.kind in kinds if kinds else None
+            return item.kind in _kinds(one, item)
         if any(each is False for each in told):
             return False
         return True if told and all(told) else None
@@ -138,10 +151,7 @@ class Walk:
     def _discriminated(self, item: Item, one: Node, said: dict[str, Any]) -> bool | None:
         kind, path = said.get("type"), str(said.get("path", ""))
         if kind == "type":
-            if path != "$this":
-                return None
-            kinds = [each.get("code") for each in one.rule.get("type", [])]
-            return item.kind in kinds if kinds else None
+            return item.kind in _kinds(one, item) if path == "$this" else None
         steps = _steps(path)
         if steps is None:
             return None
@@ -165,9 +175,9 @@ class Walk:
         if isinstance(longest, int) and isinstance(value, str) and len(value) > longest:
             self._say(ERROR, "too-long", path, f"longer than {longest} characters")
         least, most = node.value("minValue"), node.value("maxValue")
-        if least and type(least[1]) is type(value) and value < least[1]:
+        if least and _before(value, least[1]):
             self._say(ERROR, "value", path, "less than the profile's minValue")
-        if most and type(most[1]) is type(value) and value > most[1]:
+        if most and _before(most[1], value):
             self._say(ERROR, "value", path, "more than the profile's maxValue")
 
     def _check_binding(self, value: Any, node: Node, path: str) -> None:
@@ -181,7 +191,8 @@ class Walk:
 
     def _check_type(self, item: Item, node: Node) -> None:
         kinds = [str(each.get("code", "")).rpartition("/")[2] for each in node.rule.get("type", [])]
-        if not kinds or not node.name.endswith("[x]") or not item.kind:
+        is_open = node.name.endswith("[x]") or item.kind in resource_types()
+        if not kinds or not is_open or not item.kind or "Resource" in kinds or "DomainResource" in kinds:
             return
         if item.kind not in kinds:
             self._say(ERROR, "structure", item.path, f"{item.kind} is none of the types that the profile allows here")
@@ -205,10 +216,13 @@ class Walk:
 
     def _check_profiles(self, value: dict[str, Any], node: Node, kind: str, path: str, depth: int) -> None:
         """What a value's type has to be a profile of: one of those that are named."""
-        urls = [url.partition("|")[0] for url in node.profiles]
+        of_kind = [each for each in node.rule.get("type", []) if str(each.get("code", "")).rpartition("/")[2] == kind]
         if kind == "Extension" and isinstance(value.get("url"), str):
             # Wherever an extension stands, its own definition counts; and it counts once.
-            urls = []
+            return
+        if any(not each.get("profile") for each in of_kind):
+            return
+        urls = [url.partition("|")[0] for each in of_kind for url in each["profile"]]
         trees = {url: self.profile(url) for url in urls if not url.startswith(CORE) or url.removeprefix(CORE) != kind}
         self.unknown |= dict.fromkeys(url for url, found in trees.items() if found is None)
         known = [found for found in trees.values() if found is not None]
@@ -235,11 +249,12 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A value of an element: of which type, and where."""
+    """A value of an element: of which type, and where; ``beside`` it a primitive's extensions."""
 
     value: Any
     kind: str
     path: str
+    beside: Any = None
 
 
 def extensions(value: Any, path: str, kind: str, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
@@ -280,9 +295,16 @@ def _items(value: dict[str, Any], name: str, kind: str, path: str) -> Iterator[I
             others = beside if isinstance(beside, list) else [None] * len(listed)
             for number, one in enumerate(listed):
                 other = others[number] if number < len(others) else None
-                yield Item(one if one is not None else other, _resource_kind(one, of), f"{path}.{each}[{number}]")
+                here = f"{path}.{each}[{number}]"
+                yield Item(one if one is not None else other, _resource_kind(one, of), here, _beside(one, other))
         else:
-            yield Item(inner if inner is not None else beside, _resource_kind(inner, of), f"{path}.{each}")
+            value_there = inner if inner is not None else beside
+            yield Item(value_there, _resource_kind(inner, of), f"{path}.{each}", _beside(inner, beside))
+
+
+def _beside(value: Any, other: Any) -> Any:
+    """What a primitive's parts are looked for in; of an object it is the object."""
+    return value if isinstance(value, dict) else other
 
 
 def _resource_kind(value: Any, of: str) -> str:
@@ -353,6 +375,26 @@ def _told_by_values(value: Any, one: Node, steps: Sequence[str]) -> bool | None:
             values = _reached(values, [step])
             at = at.parts.get(step) or at.parts.get(f"{step}[x]")
     return all(told) if told else None
+
+
+def _kinds(one: Node, item: Item) -> list[str]:
+    """The types of a slice: those it names, or the one that its own name says (valueQuantity)."""
+    named = [str(each.get("code", "")).rpartition("/")[2] for each in one.rule.get("type", [])]
+    slice_name = str(one.rule.get("sliceName", ""))
+    return named or ([item.kind] if slice_name.lower().endswith(item.kind.lower()) and item.kind else [])
+
+
+def _before(value: Any, other: Any) -> bool:
+    """Whether a value is less than another; of quantities, where they are in one unit."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        alike = all(value.get(name) == other.get(name) for name in ("system", "code", "unit"))
+        return alike and _before(value.get("value"), other.get("value"))
+    if isinstance(value, bool) or isinstance(other, bool):
+        return False
+    if isinstance(value, int | float | Decimal) and isinstance(other, int | float | Decimal):
+        return Decimal(str(value)) < Decimal(str(other))
+    # Dates and times of one length are in the order of their letters.
+    return isinstance(value, str) and isinstance(other, str) and value[: len(other)] < other[: len(value)]
 
 
 def _same(value: Any, wanted: Any) -> bool:

@@ -23,7 +23,8 @@ class Reader:
 
     ``at`` is the first moment after the one as of which he reads; None for now. ``own`` is the record of a patient who
     reads (and contributes: then ``organisation_id`` is its number too), ``patient`` the one that his app was opened
-    for. ``account`` is a person's, None where a system reads. ``acts_for``: the patient in whose name a carer acts.
+    for. ``account`` is a person's, None where a system reads; ``grant`` what he allowed the app. ``acts_for``: the
+    patient in whose name a carer acts.
     """
 
     actor: str
@@ -34,6 +35,7 @@ class Reader:
     patient: uuid.UUID | None = None
     account: uuid.UUID | None = None
     acts_for: uuid.UUID | None = None
+    grant: uuid.UUID | None = None
 
     @classmethod
     def of_person(
@@ -46,6 +48,7 @@ class Reader:
         scope: str | None = None,
         at: datetime | None = None,
         patient: uuid.UUID | None = None,
+        grant: uuid.UUID | None = None,
     ) -> Reader:
         """A professional of an organisation, the patient of his ``own`` record, or a carer, who may have neither.
 
@@ -54,7 +57,7 @@ class Reader:
         """
         actor = f"account/{account} client/{client}" if client else f"account/{account}"
         acts_for = patient if organisation is None and patient != own else None
-        return cls(actor, own or organisation or account, scope, at, own, patient, account, acts_for)
+        return cls(actor, own or organisation or account, scope, at, own, patient, account, acts_for, grant)
 
     def told(self) -> dict[str, Any]:
         """As it is kept, for what is done later in his name."""
@@ -64,7 +67,7 @@ class Reader:
     @classmethod
     def of_told(cls, told: dict[str, Any]) -> Reader:
         """Who was kept."""
-        numbers = {name: uuid.UUID(told[name]) if told[name] else None for name in _NUMBERS}
+        numbers = {name: uuid.UUID(told[name]) if told.get(name) else None for name in _NUMBERS}
         at = datetime.fromisoformat(told["at"]) if told["at"] else None
         return cls(told["actor"], scope=told["scope"], at=at, **numbers)  # type: ignore[arg-type]
 
@@ -97,7 +100,7 @@ class Reader:
         return bool(scopes.restrictions(self.scope or ""))
 
 
-_NUMBERS = ("organisation_id", "own", "patient", "account", "acts_for")
+_NUMBERS = ("organisation_id", "own", "patient", "account", "acts_for", "grant")
 _COLUMNS = (
     "patient_id, organisations, team_id, label, confidential, available_from, content, keys, date_from, date_to, "
     "texts, ranges"

@@ -24,7 +24,7 @@ from carefolio.record import parameters
 from carefolio.record.access import VERSIONS, Reader, readable
 from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.delivering import set_status
-from carefolio.record.subscribing import OFF, condition_of, id_key, record_key
+from carefolio.record.subscribing import ERROR, condition_of, id_key, record_key
 from carefolio.record.topics import BY_CRITERIA, TOPICS
 
 # Writes of a step, and about how many versions.
@@ -78,7 +78,8 @@ async def _versions(connection: Connection, changes: Sequence[int]) -> list[asyn
     rows: list[asyncpg.Record] = await connection.fetch(
         """
         WITH given AS (
-            SELECT change.id AS change_id, change.at, t.id, t.version, t.position, change.due_at IS NOT NULL AS waited
+            SELECT change.id AS change_id, coalesce(change.due_at, change.at) AS at, t.id, t.version, t.position,
+                   change.due_at IS NOT NULL AS waited
             FROM record_change change, unnest(change.ids, change.versions) WITH ORDINALITY AS t (id, version, position)
             WHERE change.id = ANY($1)
         )
@@ -169,11 +170,12 @@ async def _met(
                 made.extend((place, subscription["id"]) for place in await _asked(pool, subscription, versions, places))
             except UNAVAILABLE:
                 raise
-            except (SearchError, asyncpg.PostgresError) as failure:
-                # Such as a parameter of the organisation's own that is not there any more.
+            except (SearchError, asyncpg.DataError, asyncpg.SyntaxOrAccessError) as failure:
+                # Such as a parameter or a value set of the organisation's that is not there any more: what changes
+                # until it is there again is not told.
                 log(Event.SUBSCRIPTION_FAILED, subscription=subscription["id"], error=type(failure).__name__,
                     where=where(failure))  # fmt: skip
-                await set_status(pool, subscription, OFF, "its criteria cannot be evaluated any more")
+                await set_status(pool, subscription, ERROR, "its criteria cannot be evaluated at present")
 
     await asyncio.gather(*(read(told, places) for told, places in by_reader.items()))
     for subscription, places in candidates:
@@ -235,11 +237,13 @@ async def _tell(
         WITH given AS MATERIALIZED (
             SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::int[], $6::text[])
                 WITH ORDINALITY AS t (subscription_id, at, type, resource_id, version, change, position)
+        ), locked AS MATERIALIZED (
+            SELECT id FROM subscription WHERE id = ANY($1) ORDER BY id FOR UPDATE
         ), counted AS (
             UPDATE subscription s SET events = s.events + given.count FROM (
                 SELECT subscription_id, count(*) FROM given GROUP BY subscription_id
             ) AS given
-            WHERE s.id = given.subscription_id AND s.listening
+            WHERE s.id = given.subscription_id AND s.id IN (SELECT id FROM locked) AND s.listening
             RETURNING s.id, s.events - given.count AS before, s.webhook_id, s.lane
         ), added AS (
             INSERT INTO subscription_event (subscription_id, number, at, type, resource_id, version, change)

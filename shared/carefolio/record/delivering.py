@@ -19,9 +19,9 @@ from typing import Any
 import asyncpg
 
 from carefolio.cloud import closing, database, mail
-from carefolio.cloud.database import Connection, Pool
+from carefolio.cloud.database import UNAVAILABLE, Connection, Pool
 from carefolio.cloud.settings import settings
-from carefolio.cloud.telemetry import Event, log
+from carefolio.cloud.telemetry import Event, log, where
 from carefolio.fhir import text
 from carefolio.fhir.xml import serialise
 from carefolio.identity import grants, outside, sealed, webhooks
@@ -35,6 +35,7 @@ from carefolio.record.write import RETRIED
 _SECONDS = 20
 # How long what was read to be told is told: what a person closes meanwhile is closed.
 _TURN = 2
+_READ_AT_ONCE = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 10, 3600
 # After so long of failing it is in error, where it does not say itself; and then it is off.
 _IN_ERROR, _DAYS = 300, 7
@@ -57,10 +58,15 @@ class _Holder:
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
-        self._held: set[str] = set()
+        # By lane the connection that holds it: a new one holds none of those before.
+        self._held: dict[str, Connection] = {}
         self._turn = asyncio.Lock()
 
     async def take(self, lane: str) -> bool:
+        # Not given up half way: a lock that nobody knows of would stay.
+        return await asyncio.shield(self._take(lane))
+
+    async def _take(self, lane: str) -> bool:
         async with self._turn:
             if lane in self._held:
                 return False
@@ -68,14 +74,22 @@ class _Holder:
                 self._connection = await database.connect()
             taken = await self._connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", lane)
             if taken:
-                self._held.add(lane)
+                self._held[lane] = self._connection
             return bool(taken)
 
+    def holds(self, lane: str) -> bool:
+        """Whether the lane is still ours: its connection may have been lost."""
+        held = self._held.get(lane)
+        return held is not None and not held.is_closed()
+
     async def leave(self, lane: str) -> None:
+        await asyncio.shield(self._leave(lane))
+
+    async def _leave(self, lane: str) -> None:
         async with self._turn:
-            self._held.discard(lane)
-            if self._connection is not None and not self._connection.is_closed():
-                await self._connection.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", lane)
+            held = self._held.pop(lane, None)
+            if held is not None and not held.is_closed():
+                await held.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", lane)
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -99,7 +113,7 @@ async def serve(pool: Pool, receiver: uuid.UUID, lane: int) -> bool:
     try:
         until = time.monotonic() + _SECONDS
         while due := await _due(pool, receiver, lane):
-            if time.monotonic() > until:
+            if time.monotonic() > until or not holder.holds(name):
                 return False
             await _Turn(pool, due).go()
     finally:
@@ -110,7 +124,7 @@ async def serve(pool: Pool, receiver: uuid.UUID, lane: int) -> bool:
 _DUE = """
     webhook.allowed_at IS NOT NULL AND webhook.ended_at IS NULL AND coalesce(webhook.paused_until <= now(), true)
     AND s.status <> 'off' AND coalesce(s.paused_until <= now(), true) AND (
-        NOT s.listening OR s.delivered < s.events OR s.ends_at < now()
+        NOT s.listening OR s.status = 'requested' OR s.delivered < s.events OR s.ends_at < now()
         OR s.last_at + (s.channel ->> 'heartbeat')::int * interval '1 second' < now()
     )
 """
@@ -130,9 +144,7 @@ async def _due(pool: Pool, receiver: uuid.UUID, lane: int) -> list[asyncpg.Recor
             WHEN NOT EXISTS (SELECT FROM client WHERE id = substring(s.reader ->> 'actor' FROM 'client/(.+)$')
                              AND ended_at IS NULL) THEN 'the client that asked for it has ended'
             WHEN s.reader ->> 'account' IS NOT NULL AND NOT EXISTS (
-                SELECT FROM app_grant WHERE account_id = (s.reader ->> 'account')::uuid
-                AND client_id = substring(s.reader ->> 'actor' FROM 'client/(.+)$')
-                AND patient_id IS NOT DISTINCT FROM (s.reader ->> 'patient')::uuid AND {grants.LIVING}
+                SELECT FROM app_grant WHERE app_grant.id = s.grant_id AND {grants.LIVING}
             ) THEN 'the person does not allow the app any more' END AS over
         FROM subscription s JOIN webhook ON webhook.id = s.webhook_id
         WHERE s.webhook_id = $1 AND s.lane = $2 AND {_DUE} ORDER BY s.last_at NULLS FIRST LIMIT 50
@@ -176,7 +188,9 @@ class _Turn:
                 wanted = made.Wanted(each["id"], each["delivered"] + 1, each["events"], most)
                 readers.setdefault(each["reader"], []).append(wanted)
         for reader, of_reader in readers.items():
-            self._told |= await made.events(self._pool, Reader.of_told(json.loads(reader)), of_reader)
+            # A few at a time: whose events are read is told of them at once, and the trail says so.
+            some = of_reader[:_READ_AT_ONCE]
+            self._told |= await made.events(self._pool, Reader.of_told(json.loads(reader)), some)
 
     async def _serve(self, subscription: asyncpg.Record) -> bool:
         """Do the next thing for a subscription; False where its receiver cannot be reached at all."""
@@ -185,15 +199,25 @@ class _Turn:
             return True
         channel = json.loads(subscription["channel"])
         try:
-            if not subscription["listening"]:
+            if not subscription["listening"] or subscription["status"] == REQUESTED:
                 await _begin(subscription, channel)
-                self._take(subscription, subscription["events"])
+                # Who was listening already and asked anew has what waits for him.
+                self._take(subscription, subscription["delivered" if subscription["listening"] else "events"])
             elif subscription["delivered"] < subscription["events"]:
+                if subscription["id"] not in self._told:
+                    return True
                 await self._tell(subscription, channel, self._told[subscription["id"]])
             else:
                 await _send(subscription, channel, made.bundle(subscription, made.HEARTBEAT), "heartbeat")
                 self._take(subscription, subscription["delivered"])
-        except _FailedError as failure:
+        except Exception as failure:
+            if isinstance(failure, UNAVAILABLE):
+                raise
+            # Whatever it is that cannot be sent: one subscription never stops its lane.
+            if not isinstance(failure, _FailedError):
+                log(Event.SUBSCRIPTION_FAILED, subscription=subscription["id"], error=type(failure).__name__,
+                    where=where(failure))  # fmt: skip
+                failure = _FailedError("it cannot be sent")
             await self._note()
             await _failed(self._pool, subscription, channel, str(failure))
             if failure.unreachable:
@@ -243,9 +267,11 @@ class _Turn:
             return
         await self._pool.execute(
             """
+            WITH locked AS (SELECT id FROM subscription WHERE id = ANY($1) ORDER BY id FOR UPDATE)
             UPDATE subscription SET delivered = greatest(delivered, t.number), failures = 0, failing_since = NULL,
                 last_at = now(), paused_until = CASE WHEN failures > 0 THEN NULL ELSE paused_until END
-            FROM unnest($1::uuid[], $2::bigint[]) AS t (id, number) WHERE subscription.id = t.id
+            FROM unnest($1::uuid[], $2::bigint[]) AS t (id, number) JOIN locked USING (id)
+            WHERE subscription.id = t.id
             """,
             list(taken),
             [number for _, number in taken.values()],

@@ -26,6 +26,8 @@ from carefolio.record.subscribing import EMPTY, FULL
 HANDSHAKE, HEARTBEAT, NOTIFICATION = "handshake", "heartbeat", "event-notification"
 QUERY_STATUS, QUERY_EVENT = "query-status", "query-event"
 _PROFILES = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition"
+# Characters of resources in one Bundle.
+_LARGEST = 4_000_000
 _METHODS = {"create": ("POST", "201"), "update": ("PUT", "200"), "delete": ("DELETE", "204")}
 
 
@@ -141,12 +143,14 @@ def bundle(subscription: asyncpg.Record, kind: str, told: Sequence[Told] = (), c
     head = status(subscription, kind, told, content)
     asked = {"method": "GET", "url": f"{base}/Subscription/{subscription['logical_id']}/$status"}
     entries = [_entry(f"urn:uuid:{head['id']}", orjson.dumps(head).decode(), asked, "200")]
-    # What changed twice is sent as it is now.
+    # What changed twice is sent as it is now; what a Bundle has no room for is read by its reference.
     latest = {each.reference: each for each in told if each.reference and content != EMPTY}
+    room = _LARGEST
     for reference, each in latest.items():
         method, answer = _METHODS[each.change]
         url = each.type if method == "POST" else reference
-        body = each.content if content == FULL else None
+        body = each.content if content == FULL and len(each.content or "") <= room else None
+        room -= len(body or "")
         entries.append(_entry(f"{base}/{reference}", body, {"method": method, "url": str(url)}, answer))
     meta = f'{{"profile":["{_PROFILES}/backport-subscription-notification-r4"]}}'
     now = instant(datetime.now(UTC))

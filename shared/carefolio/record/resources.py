@@ -217,9 +217,10 @@ async def _meet_profiles(
     connection: Connection, reader: Reader, resource: dict[str, Any], operation: Operation
 ) -> None:
     """What a resource says of itself is so, as far as the profiles are known here. Raises FhirError."""
-    claimed = resource.get("meta", {}).get("profile", [])
+    claimed = [each for each in resource.get("meta", {}).get("profile", []) if each]
     if claimed:
-        found = await checking.check(connection, reader.organisation_id, resource, claimed)
+        organisation = reader.organisation_id
+        found = await checking.check(connection, organisation, resource, claimed, everybodys_first=True)
         if wrong := [issue for severity, issue in found if severity == "error"]:
             raise FhirError(422, wrong)
 
@@ -231,10 +232,10 @@ async def _keep_canonical(connection: Connection, reader: Reader, row: Row) -> N
         await store.remove_posted(connection, row.id)
         return
     try:
-        incoming = store.Incoming.of(json.loads(row.content or ""))
+        incoming = await asyncio.to_thread(lambda: store.Incoming.of(json.loads(row.content or "")))
+        await store.add(connection, [incoming], f"{row.type}/{said['id']}", reader.organisation_id, row.id)
     except TerminologyError as failure:
         raise error(422, "business-rule", str(failure), row.type) from None
-    await store.add(connection, [incoming], f"{row.type}/{said['id']}", reader.organisation_id, row.id)
 
 
 def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:

@@ -23,7 +23,7 @@ from carefolio.record.rows import Known, Row, deletion, make_row, without_head
 from carefolio.record.write import Origin, known, write
 
 # Said by another table, which stays as it is: who may see what.
-_ELSEWHERE = frozenset({"Consent"})
+_ELSEWHERE = frozenset({"Consent", "Subscription"})
 
 
 class RestoreError(ValueError):

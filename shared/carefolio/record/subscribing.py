@@ -42,10 +42,13 @@ LANES = 8
 UNTOLD = NO_ENDPOINT | {"Subscription", "Provenance", "AuditEvent"}
 _MOST, _MOST_OF_PERSON, _MOST_FILTERS, _MOST_HEADERS = 5000, 20, 20, 10
 _HEADER = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}):[ \t]*([\x20-\x7e]{1,2000})\Z")
-_OURS = {"host", "content-length", "content-type", "connection", "transfer-encoding", "upgrade", "te", "trailer"}
+_OURS = {
+    "host", "content-length", "content-type", "connection", "transfer-encoding", "upgrade", "te", "trailer", "expect",
+    "keep-alive", "proxy-connection", "webhook-id", "webhook-timestamp", "webhook-signature",
+}  # fmt: skip
 _HIDDEN = "***"
 _LEAST_HEARTBEAT = 60
-_EVENTS_AT_ONCE = 20
+_EVENTS_AT_ONCE, _MOST_AT_ONCE = 20, 100
 
 
 @dataclass(slots=True)
@@ -71,9 +74,7 @@ async def prepared(
     """
     there = await connection.fetchrow("SELECT * FROM subscription WHERE id = $1", number)
     asked = await _read(connection, reader, resource)
-    kept = dict(json.loads(sealed.unseal(bytes(there["headers_sealed"])))) if there else {}
-    # Who writes back what he read leaves a secret as it was.
-    asked.headers = [(name, kept.get(name, value) if value == _HIDDEN else value) for name, value in asked.headers]
+    asked.headers = _with_secrets(asked, there, reader)
     if there and resource["status"] in (ACTIVE, ERROR) and there["status"] == resource["status"]:
         same = (there["topic"], json.loads(there["filters"]), json.loads(there["channel"]))
         if same == (asked.topic, [list(each) for each in asked.filters], asked.channel):
@@ -86,8 +87,28 @@ async def prepared(
     return made, asked
 
 
+def _with_secrets(asked: Asked, there: Any, reader: Reader) -> list[tuple[str, str]]:
+    """Who writes back what he read leaves a secret as it was: he himself, and to where it went. Raises FhirError."""
+    if not any(value == _HIDDEN for _, value in asked.headers):
+        return asked.headers
+    kept: dict[str, str] = {}
+    if there is not None:
+        same_place = json.loads(there["channel"])["endpoint"] == asked.channel["endpoint"]
+        if same_place and json.loads(there["reader"])["actor"] == reader.actor:
+            kept = dict(json.loads(sealed.unseal(bytes(there["headers_sealed"]))))
+    if any(value == _HIDDEN and name not in kept for name, value in asked.headers):
+        reason = f"{_HIDDEN} stands for a secret that you gave for the same endpoint: give it again"
+        raise error(422, "invalid", reason, "Subscription.channel.header")
+    return [(name, kept[name] if value == _HIDDEN else value) for name, value in asked.headers]
+
+
 async def _read(connection: Connection, reader: Reader, resource: dict[str, Any]) -> Asked:
+    for element in ("status", "criteria"):
+        if element not in resource:
+            raise error(422, "required", "a value is needed", f"Subscription.{element}")
     channel = resource["channel"]
+    if "type" not in channel:
+        raise error(422, "required", "a value is needed", "Subscription.channel.type")
     topic, filters = _what(reader, resource)
     made = Asked(REQUESTED, topic, filters, {}, _headers(channel), None, _end(resource))
     for kind, query in filters:
@@ -115,7 +136,7 @@ async def _read(connection: Connection, reader: Reader, resource: dict[str, Any]
         "content": content,
         "heartbeat": _number(channel, HEARTBEAT, "valueUnsignedInt", least=_LEAST_HEARTBEAT),
         "timeout": _number(channel, TIMEOUT, "valueUnsignedInt", least=1),
-        "max_count": _number(channel, MAX_COUNT, "valuePositiveInt", least=1) or _EVENTS_AT_ONCE,
+        "max_count": min(_number(channel, MAX_COUNT, "valuePositiveInt", least=1) or _EVENTS_AT_ONCE, _MOST_AT_ONCE),
     }
     if kind == "rest-hook":
         made.origin = _origin(endpoint)
@@ -173,6 +194,8 @@ async def condition_of(connection: Any, reader: Reader, kind: str, query: str, a
     made = Conditions(connection, reader)
     clauses = []
     for name, value in parse_qsl(query, keep_blank_values=True):
+        if "\x00" in name or "\x00" in value:
+            raise SearchError("?", "a character that nothing has")
         if "." in name or name.startswith(("_has:", "_filter", "_list")):
             raise SearchError(name, "not in a subscription: only parameters of the resource itself")
         clauses.append(await made.of([kind], name, value, arguments))
@@ -236,7 +259,7 @@ def _origin(endpoint: str) -> str:
 
 def _headers(channel: dict[str, Any]) -> list[tuple[str, str]]:
     said = channel.get("header", [])
-    found = [_HEADER.match(each) for each in said]
+    found = [_HEADER.match(each or "") for each in said]
     taken = [match.group(1).lower() for match in found if match]
     if len(said) > _MOST_HEADERS or not all(found) or len(set(taken)) < len(said) or _OURS & set(taken):
         reason = f"at most {_MOST_HEADERS}, each once, as 'Name: value', none that HTTP or we say ourselves"
@@ -257,7 +280,10 @@ def _number(channel: dict[str, Any], url: str, value: str, *, least: int) -> int
 
 
 def _end(resource: dict[str, Any]) -> datetime | None:
-    return date_range(resource["end"]).start if "end" in resource else None
+    try:
+        return date_range(resource["end"]).start if "end" in resource else None
+    except (ValueError, OverflowError):
+        raise error(422, "value", "not a moment that comes", "Subscription.end") from None
 
 
 async def store(connection: Connection, number: uuid.UUID, logical_id: str, reader: Reader, asked: Asked) -> None:
@@ -270,11 +296,11 @@ async def store(connection: Connection, number: uuid.UUID, logical_id: str, read
     await connection.execute(
         """
         INSERT INTO subscription AS s (id, logical_id, webhook_id, lane, organisation_id, reader, topic, filters,
-                                       channel, headers_sealed, status, error, ends_at, waits, decided)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                                       channel, headers_sealed, status, error, ends_at, waits, decided, grant_id)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         ON CONFLICT (id) DO UPDATE SET
             webhook_id = excluded.webhook_id, organisation_id = excluded.organisation_id, reader = excluded.reader,
-            waits = excluded.waits, decided = excluded.decided,
+            waits = excluded.waits, decided = excluded.decided, grant_id = excluded.grant_id,
             topic = excluded.topic, filters = excluded.filters, channel = excluded.channel,
             headers_sealed = excluded.headers_sealed, status = excluded.status, error = excluded.error,
             ends_at = excluded.ends_at, failures = 0, failing_since = NULL, paused_until = NULL,
@@ -298,12 +324,14 @@ async def store(connection: Connection, number: uuid.UUID, logical_id: str, read
         asked.ends_at,
         reader.account is not None and not reader.is_professional,
         [kind for kind, (_, decided) in wanted.items() if decided],
+        reader.grant,
     )
     await connection.execute("DELETE FROM subscription_interest WHERE subscription_id = $1", number)
     await connection.executemany(
         "INSERT INTO subscription_interest (type, key, subscription_id) VALUES ($1, $2, $3)",
         [(kind, each, number) for kind, (keys, _) in wanted.items() for each in set(keys)],
     )
+    await webhooks.forget_unused(connection)
     if receiver is not None:
         await call(connection, [(receiver, number.int % LANES)])
 
@@ -334,6 +362,7 @@ async def _receiver(connection: Connection, reader: Reader, origin: str) -> uuid
 async def remove(connection: Connection, number: uuid.UUID) -> None:
     """Nothing is told any more."""
     await connection.execute("DELETE FROM subscription WHERE id = $1", number)
+    await webhooks.forget_unused(connection)
 
 
 async def call(connection: Any, lanes: list[tuple[uuid.UUID, int]]) -> None:

@@ -63,13 +63,8 @@ class Coding:
     version: str = field(default="")
 
 
-async def meaning(
-    pool: Pool, organisation: uuid.UUID | None, system: str, code: str, version: str = ""
-) -> Meaning | None:
-    """A code's concept; None where the system has none, or is not loaded."""
-    found = await find(pool, "CodeSystem", system, organisation, version)
-    if found is None:
-        return None
+async def meaning(pool: Pool, system: Canonical, code: str) -> Meaning | None:
+    """A code's concept in a system; None where it has none."""
     row = await pool.fetchrow(
         """
         SELECT c.*, ARRAY(
@@ -81,43 +76,63 @@ async def meaning(
         ) AS below_it
         FROM concept c WHERE c.system_id = $1 AND c.code = $2
         """,
-        found.id,
+        system.id,
         code,
     )
     if row is None:
         return None
     return Meaning(
-        found, code, row["display"], row["active"], [tuple(each) for each in json.loads(row["names"] or "[]")],
+        system, code, row["display"], row["active"], [tuple(each) for each in json.loads(row["names"] or "[]")],
         json.loads(row["properties"] or "{}"), [tuple(each) for each in row["above_it"]],
         [tuple(each) for each in row["below_it"]],
     )  # fmt: skip
 
 
-async def in_system(pool: Pool, organisation: uuid.UUID | None, asked: Coding) -> Verdict:
-    """Whether a code is one of its system's, and its display one of its names."""
-    if not asked.system:
+async def in_system(
+    pool: Pool, organisation: uuid.UUID | None, asked: Coding, at: Canonical | None = None, *, selectable: bool = False
+) -> Verdict:
+    """Whether a code is one of its system's (``at``, where that is known), and its display one of its names."""
+    if at is None and not asked.system:
         return Verdict(False, reason="the code system is not known")
-    found = await meaning(pool, organisation, asked.system, asked.code, asked.version)
+    system = at or await find(pool, "CodeSystem", asked.system or "", organisation, asked.version)
+    if system is None:
+        return Verdict(False, reason="the code system is not loaded here")
+    found = await meaning(pool, system, asked.code)
     if found is None:
-        there = await find(pool, "CodeSystem", asked.system, organisation, asked.version)
-        reason = "not a code of the system" if there else "the code system is not loaded here"
-        return Verdict(False, reason=reason)
+        if system.content.get("content", "complete") == "complete":
+            return Verdict(False, reason="not a code of the system")
+        return Verdict(False, reason="not all of the code system is loaded here")
+    if selectable and found.properties.get("notSelectable") == [True]:
+        return Verdict(False, found.display, "a code for grouping alone")
     return _named(asked, found.display, [name for name, _, _ in found.names])
 
 
 async def in_value_set(
-    pool: Pool | Connection, organisation: uuid.UUID | None, value_set: dict[str, Any], asked: Sequence[Coding]
+    pool: Pool | Connection,
+    organisation: uuid.UUID | None,
+    value_set: dict[str, Any],
+    asked: Sequence[Coding],
+    *,
+    selectable: bool = False,
+    any_system: bool = False,
 ) -> Verdict:
-    """Whether one of these codes is in a value set. Raises ExpansionError."""
+    """Whether one of these codes is in a value set; ``any_system``: of a plain code the system does not matter.
+
+    Raises ExpansionError.
+    """
     sets = ValueSets(pool, organisation)
+    wrong = Verdict(False, reason="not in the value set")
     for each in asked:
-        found = await sets.expand(value_set, count=2, code=(each.system, each.code))
-        if len(found.members) > 1:
-            return Verdict(False, reason="the code is in the value set more than once: name its system")
-        if found.members:
+        found = await sets.expand(value_set, count=5, code=(each.system, each.code), selectable=selectable)
+        if len({member.system for member in found.members}) > 1 and not any_system:
+            wrong = Verdict(False, reason="the code is in the value set more than once: name its system")
+        elif found.members:
             member = found.members[0]
-            return _named(each, member.display, [name for name, _, _ in member.names])
-    return Verdict(False, reason="not in the value set")
+            verdict = _named(each, member.display, [name for name, _, _ in member.names])
+            if verdict.result:
+                return verdict
+            wrong = verdict
+    return wrong
 
 
 def _named(asked: Coding, display: str, names: Sequence[str]) -> Verdict:
@@ -126,15 +141,10 @@ def _named(asked: Coding, display: str, names: Sequence[str]) -> Verdict:
     return Verdict(True, display)
 
 
-async def relation(
-    pool: Pool, organisation: uuid.UUID | None, system: str, first: str, second: str, version: str = ""
-) -> str | None:
+async def relation(pool: Pool, system: Canonical, first: str, second: str) -> str | None:
     """How two codes are related (R4 CodeSystem $subsumes); None where one of them is not there."""
-    found = await find(pool, "CodeSystem", system, organisation, version)
-    if found is None:
-        return None
     rows = await pool.fetch(
-        "SELECT code, number, above FROM concept WHERE system_id = $1 AND code = ANY($2)", found.id, [first, second]
+        "SELECT code, number, above FROM concept WHERE system_id = $1 AND code = ANY($2)", system.id, [first, second]
     )
     by_code = {row["code"]: row for row in rows}
     if first not in by_code or second not in by_code:
@@ -147,32 +157,30 @@ async def relation(
     return SUBSUMED if b["number"] in a["above"] else UNRELATED
 
 
-async def translations(
-    pool: Pool,
-    organisation: uuid.UUID | None,
-    asked: Sequence[Coding],
-    *,
-    url: str = "",
-    content: dict[str, Any] | None = None,
-    target: str = "",
-    target_system: str = "",
-    source: str = "",
-    reverse: bool = False,
-) -> list[Match]:
-    """What codes are in another system, by one map or by all that fit (R4 ConceptMap $translate).
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which maps: one (``at``, or by ``url``), or those between value sets; into which system; backwards."""
 
-    ``target`` and ``source`` are value sets. Raises ExpansionError where the map is not there.
-    """
-    maps = await _maps(pool, organisation, url, target, source, reverse=reverse)
-    if url and not maps and content is None:
-        raise ExpansionError(f"the concept map {url[:200]} is not known here", missing=True)
-    own, other = ("target", "source") if reverse else ("source", "target")
+    at: Canonical | None = None
+    url: str = ""
+    source: str = ""
+    target: str = ""
+    target_system: str = ""
+    reverse: bool = False
+
+
+async def translations(pool: Pool, organisation: uuid.UUID | None, asked: Sequence[Coding], wish: Wish) -> list[Match]:
+    """What codes are in another system (R4 ConceptMap $translate). Raises ExpansionError where a map is not there."""
+    maps = await _maps(pool, organisation, wish)
+    if wish.url and not maps:
+        raise ExpansionError(f"the concept map {wish.url[:200]} is not known here", missing=True)
+    own, other = ("target", "source") if wish.reverse else ("source", "target")
     made: dict[tuple[str, str, str], Match] = {}
     for each in asked:
         rows = await pool.fetch(
             f"""
             SELECT map_id, {other}_system AS system, {other}_code AS code, equivalence,
-                   {"NULL" if reverse else "target_display"} AS display
+                   {"NULL" if wish.reverse else "target_display"} AS display
             FROM concept_map_element WHERE map_id = ANY($1) AND {own}_code = $2
               AND ($3::text IS NULL OR {own}_system = $3 OR {own}_system = '') AND ($4 = '' OR {other}_system = $4)
             ORDER BY map_id DESC LIMIT {_MOST_MATCHES}
@@ -180,40 +188,64 @@ async def translations(
             list(maps),
             each.code,
             each.system,
-            target_system,
+            wish.target_system,
         )
         for row in rows:
-            key = (row["system"], row["code"], row["equivalence"])
-            made.setdefault(key, Match(row["equivalence"], row["system"], row["code"], row["display"] or "",
-                                       maps[row["map_id"]].url))  # fmt: skip
-        if not rows and not reverse:
+            said = _BACKWARDS.get(row["equivalence"], row["equivalence"]) if wish.reverse else row["equivalence"]
+            match = Match(said, row["system"], row["code"], row["display"] or "", maps[row["map_id"]].url)
+            made.setdefault((row["system"], row["code"], said), match)
+        if not rows and not wish.reverse:
             for one in maps.values():
-                for mode, code, display in unmapped(one.content.get("group", []), each.system or ""):
-                    if mode in ("provided", "fixed"):
-                        to = next((g.get("target", "") for g in one.content["group"] if "unmapped" in g), "")
-                        same = each.code if mode == "provided" else code
-                        made[to, same, "inexact"] = Match("inexact", to, same, display or "", one.url)
+                for match in await _unmapped(pool, organisation, one, each, wish.target_system, 0):
+                    made.setdefault((match.system, match.code, match.equivalence), match)
     return list(made.values())
 
 
-async def _maps(
-    pool: Pool, organisation: uuid.UUID | None, url: str, target: str, source: str, *, reverse: bool
-) -> dict[int, Canonical]:
-    if url:
-        found = await find(pool, "ConceptMap", url, organisation)
+# What a map says the other way round.
+_BACKWARDS = {"wider": "narrower", "narrower": "wider", "subsumes": "specializes", "specializes": "subsumes"}
+_MOST_MAPS = 5
+
+
+async def _unmapped(
+    pool: Pool, organisation: uuid.UUID | None, at: Canonical, asked: Coding, target_system: str, depth: int
+) -> list[Match]:
+    """What a map says of codes that it does not name (ConceptMap.group.unmapped)."""
+    made = []
+    for target, said in unmapped(at.content.get("group", []), asked.system or ""):
+        mode = said.get("mode")
+        if target_system and target != target_system:
+            continue
+        if mode == "provided":
+            made.append(Match("inexact", target, asked.code, "", at.url))
+        elif mode == "fixed":
+            made.append(Match("inexact", target, said.get("code", ""), said.get("display", ""), at.url))
+        elif mode == "other-map" and depth < _MOST_MAPS:
+            wish = Wish(url=said.get("url", ""), target_system=target_system)
+            other = await _maps(pool, organisation, wish) if wish.url else {}
+            for found in other.values():
+                made += await translations(pool, organisation, [asked], Wish(at=found, target_system=target_system))
+                made += [] if made else await _unmapped(pool, organisation, found, asked, target_system, depth + 1)
+    return made
+
+
+async def _maps(pool: Pool, organisation: uuid.UUID | None, wish: Wish) -> dict[int, Canonical]:
+    if wish.at is not None:
+        return {wish.at.id: wish.at}
+    if wish.url:
+        found = await find(pool, "ConceptMap", wish.url, organisation)
         return {found.id: found} if found else {}
-    first, last = ("target", "source") if reverse else ("source", "target")
+    first, last = ("target", "source") if wish.reverse else ("source", "target")
     rows = await pool.fetch(
         f"""
-        SELECT DISTINCT ON (url) id, url FROM canonical
+        SELECT DISTINCT ON (url) url FROM canonical
         WHERE kind = 'ConceptMap' AND ready AND (organisation_id IS NULL OR organisation_id = $1)
           AND ($2 = '' OR $2 IN (content ->> '{first}Uri', content ->> '{first}Canonical'))
           AND ($3 = '' OR $3 IN (content ->> '{last}Uri', content ->> '{last}Canonical'))
         ORDER BY url, organisation_id IS NULL, id DESC
         """,  # noqa: S608 - ours
         organisation,
-        source,
-        target,
+        wish.source,
+        wish.target,
     )
     made = {}
     for row in rows:

@@ -43,15 +43,15 @@ def words_of(text: str) -> list[str]:
     return [word[:_LONGEST_WORD] for word in _WORD.findall(plain)]
 
 
-def lines(system: int, concepts: Sequence[Concept]) -> Iterator[bytes]:
-    """Rows of the table ``concept`` for COPY. Raises TerminologyError."""
+def lines(system: int, concepts: Sequence[Concept], most_above: int = 200_000_000) -> Iterator[bytes]:
+    """Rows of the table ``concept`` for COPY; of all together ``most_above`` kinds. Raises TerminologyError."""
     numbers: dict[str, int] = {}
     for concept in concepts:
         if concept.code in numbers:
             raise TerminologyError(f"the code {concept.code[:60]} is there twice")
         numbers[concept.code] = len(numbers) + 1
     parents = [[numbers[code] for code in concept.parents if code in numbers] for concept in concepts]
-    above = _above(parents)
+    above = _above(parents, most_above)
     some: list[str] = []
     # The shortest names first: what a filter finds is read in this order, and the first are the best.
     for place in sorted(range(len(concepts)), key=lambda place: len(concepts[place].display)):
@@ -88,7 +88,7 @@ def _words(concept: Concept) -> Iterable[str]:
     yield from words_of(concept.code)
 
 
-def _above(parents: Sequence[Sequence[int]]) -> list[array[int]]:
+def _above(parents: Sequence[Sequence[int]], most: int) -> list[array[int]]:
     """Of each concept its own number and those of all that it is a kind of. Raises TerminologyError for a circle."""
     made: list[array[int] | None] = [None] * len(parents)
     for first in range(len(parents)):
@@ -103,6 +103,9 @@ def _above(parents: Sequence[Sequence[int]]) -> list[array[int]]:
                 own = {place + 1}
                 for number in parents[place]:
                     own.update(made[number - 1] or ())
+                most -= len(own)
+                if most < 0:
+                    raise TerminologyError("the concepts are kinds of too many others")
                 made[place] = array("i", sorted(own))
                 todo.pop()
             else:

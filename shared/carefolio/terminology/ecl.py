@@ -78,7 +78,9 @@ class _Reader:
                 raise EclError("a parenthesis is not closed")
             return made
         if said == "*":
-            return "true"
+            if operator not in ("", "<<", ">>", "^"):
+                raise EclError(f"{operator} of every concept is not known here")
+            return "EXISTS (SELECT FROM unnest(c.above) AS n WHERE n < 0)" if operator == "^" else "true"
         if not said.isdigit():
             raise EclError("a concept is needed" + (f" before {said}" if said else " at the end"))
         number = await self._number(said)

@@ -21,7 +21,7 @@ _DEEPEST = 10
 # What a filter finds is put in order as far as this: the shortest names, which lie first.
 _MOST_FOUND = 2000
 _MOST_COUNTED = 50_000
-_MOST_INCLUDES, _LONGEST_REGEX = 500, 200
+_MOST_PARTS, _LONGEST_REGEX = 500, 200
 
 
 class ExpansionError(Exception):
@@ -41,6 +41,7 @@ class Member:
     code: str
     display: str
     active: bool
+    abstract: bool
     names: list[tuple[str, str, str]]
 
 
@@ -59,6 +60,13 @@ class _Made:
 
     values: list[Any] = field(default_factory=list)
     used: dict[str, None] = field(default_factory=dict)
+    parts: int = 0
+
+    def count(self, number: int) -> None:
+        """Raise ExpansionError where a value set has more parts than one question may have, those of its parts too."""
+        self.parts += number
+        if self.parts > _MOST_PARTS:
+            raise ExpansionError(f"more than {_MOST_PARTS} parts")
 
     def add(self, value: Any) -> str:
         self.values.append(value)
@@ -71,9 +79,15 @@ class ValueSets:
     def __init__(self, pool: Pool | Connection, organisation: uuid.UUID | None) -> None:
         self._pool = pool
         self._organisation = organisation
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
 
     async def definition(self, url: str, version: str = "") -> dict[str, Any]:
         """The ValueSet resource at a URL; one that a system implies too. Raises ExpansionError."""
+        if (url, version) not in self._known:
+            self._known[url, version] = await self._definition(url, version)
+        return self._known[url, version]
+
+    async def _definition(self, url: str, version: str) -> dict[str, Any]:
         found = await find(self._pool, "ValueSet", url, self._organisation, version)
         if found is not None:
             return found.content
@@ -116,14 +130,17 @@ class ValueSets:
         offset: int = 0,
         active: bool = False,
         code: tuple[str | None, str] | None = None,
+        selectable: bool = False,
     ) -> Expansion:
         """A page of a value set; ``text`` is the filter (all of its words begin a word of a name).
 
-        ``code``: (system or None, code), the one that is asked about. Raises ExpansionError.
+        ``code``: (system or None, code), the one that is asked about; ``selectable``: none that are for grouping alone.
+        Raises ExpansionError.
         """
         made = _Made()
         source = await self._members(value_set, made, 0)
         conditions = ["m.active"] if active else []
+        conditions += ["NOT m.abstract"] if selectable else []
         words = words_of(text)
         if text and not words:
             return Expansion(total=0)
@@ -135,7 +152,8 @@ class ValueSets:
                 conditions.append(f"m.system = {made.add(code[0])}")
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         page = f"""
-            SELECT m.system, m.version, m.code, m.display, m.active, m.names, m.place FROM ({source}) AS m {where}
+            SELECT m.system, m.version, m.code, m.display, m.active, m.abstract, m.names, m.place
+            FROM ({source}) AS m {where}
         """  # noqa: S608 - ours
         order = "place, code"
         if words:
@@ -150,7 +168,7 @@ class ValueSets:
             raise ExpansionError(f"more than {MOST} concepts: ask with a filter, or with count and offset")
         found = Expansion(used=list(made.used))
         found.members = [
-            Member(row["system"], row["version"], row["code"], row["display"], row["active"],
+            Member(row["system"], row["version"], row["code"], row["display"], row["active"], row["abstract"],
                    [tuple(each) for each in json.loads(row["names"] or "[]")])
             for row in rows
         ]  # fmt: skip
@@ -177,8 +195,8 @@ class ValueSets:
             if contained:
                 return self._listed([*_flat(contained)], made)
             raise ExpansionError("the value set has no definition (compose)")
-        if len(compose["include"]) + len(compose.get("exclude", [])) > _MOST_INCLUDES:
-            raise ExpansionError(f"more than {_MOST_INCLUDES} parts")
+        parts = [*compose["include"], *compose.get("exclude", [])]
+        made.count(sum(1 + len(each.get("valueSet", [])) for each in parts))
         included = [await self._part(each, made, depth) for each in compose["include"]]
         excluded = [await self._part(each, made, depth) for each in compose.get("exclude", [])]
         source = " UNION ALL ".join(f"({each})" for each in included)
@@ -187,11 +205,11 @@ class ValueSets:
             source = (
                 f"SELECT DISTINCT ON (u.system, u.code) u.* FROM ({source}) AS u ORDER BY u.system, u.code, u.place"  # noqa: S608
             )
-        for each in excluded:
-            source = f"""
-                SELECT i.* FROM ({source}) AS i
-                WHERE NOT EXISTS (SELECT FROM ({each}) AS x WHERE x.system = i.system AND x.code = i.code)
-            """  # noqa: S608
+        if excluded:
+            out = " UNION ALL ".join(f"(SELECT x.system, x.code FROM ({each}) AS x)" for each in excluded)  # noqa: S608
+            source = f"SELECT i.* FROM ({source}) AS i WHERE (i.system, i.code) NOT IN ({out})"  # noqa: S608
+        if compose.get("inactive") is False:
+            source = f"SELECT i.* FROM ({source}) AS i WHERE i.active"  # noqa: S608
         return source
 
     async def _part(self, part: dict[str, Any], made: _Made, depth: int) -> str:
@@ -215,7 +233,9 @@ class ValueSets:
         if system is not None and not system.concepts and system.content.get("content") == "not-present":
             system = None
         if "concept" in part:
-            listed = [{"system": url, "version": system.version if system else ""} | each for each in part["concept"]]
+            version = system.version if system else ""
+            said = {each["code"]: each for each in part["concept"] if "code" in each}
+            listed = [{"system": url, "version": version} | each for each in said.values()]
             if system is not None:
                 made.used[f"{url}|{system.version}" if system.version else url] = None
             return self._listed(listed, made, system)
@@ -226,7 +246,7 @@ class ValueSets:
         conditions = [f"c.system_id = {system.id}", *filters]
         return f"""
             SELECT {made.add(url)}::text AS system, {made.add(system.version)}::text AS version, c.code, c.display,
-                   c.active, c.names, c.words, c.number AS place
+                   c.active, {_ABSTRACT} AS abstract, c.names, c.words, c.number AS place
             FROM concept c WHERE {" AND ".join(conditions)}
         """  # noqa: S608 - ours
 
@@ -245,21 +265,22 @@ class ValueSets:
         if system is None:
             return f"""
                 SELECT given.system, given.version, given.code, coalesce(given.display, given.code) AS display,
-                       true AS active, NULL::jsonb AS names, given.words::tsvector AS words, given.place::int AS place
+                       true AS active, false AS abstract, NULL::jsonb AS names, given.words::tsvector AS words,
+                       given.place::int AS place
                 FROM {given}
             """  # noqa: S608 - ours
         # A code that its own system does not have is none, unless not all of the system is here.
         whole = "c.code IS NOT NULL" if system.content.get("content") == "complete" else "true"
         return f"""
             SELECT given.system, given.version, given.code, coalesce(given.display, c.display, given.code) AS display,
-                   coalesce(c.active, true) AS active, c.names,
+                   coalesce(c.active, true) AS active, {_ABSTRACT} AS abstract, c.names,
                    coalesce(c.words || given.words::tsvector, given.words::tsvector) AS words, given.place::int AS place
             FROM {given} LEFT JOIN concept c ON c.system_id = {system.id} AND c.code = given.code WHERE {whole}
         """  # noqa: S608 - ours
 
     async def _filter(self, system: Canonical, said: dict[str, Any], made: _Made) -> str:
         """A filter of compose (R4 4.9.8) as a predicate on ``c``."""
-        name, operator, value = said["property"], said["op"], said["value"]
+        name, operator, value = (str(said.get(each, "")) for each in ("property", "op", "value"))
 
         async def number(code: str) -> int:
             found = await self._pool.fetchval(
@@ -281,33 +302,55 @@ class ValueSets:
                 "child-of": f"c.parents @> ARRAY[{at}]",
                 "generalizes": f"c.number = ANY({ecl.above(at)})",
             }[operator]
-        if name == "concept" and operator == "in":
+        if name == "concept" and operator == "in" and system.url == SNOMED:
             return f"c.above @> ARRAY[{-await number(value)}]"
         if name in ("parent", "child") and operator == "=":
             at = await number(value)
-            if name == "parent":
-                return f"c.parents @> ARRAY[{at}]"
-            return f"c.number = ANY({ecl.above(at, 'parents')})"
-        values = f"c.properties -> {made.add(name)}::text"
-        if operator == "exists":
-            return f"({values}) IS {'NOT NULL' if value == 'true' else 'NULL'}"
-        if operator == "regex":
-            if len(value) > _LONGEST_REGEX or not _is_plain(value):
-                raise ExpansionError("a regular expression that is not taken here: plain ones of 200 characters")
-            text = {"code": "c.code", "concept": "c.code", "display": "c.display"}.get(name, f"{values} ->> 0")
-            return f"({text}) ~ {made.add(f'^(?:{value})$')}::text"
-        if operator not in ("=", "in", "not-in"):
-            raise ExpansionError(f"the filter {operator[:20]} is not known here")
-        wanted = [value] if operator == "=" else [each.strip() for each in value.split(",")]
-        listed = f"{made.add(wanted)}::text[]"
+            return f"c.parents @> ARRAY[{at}]" if name == "parent" else f"c.number = ANY({ecl.above(at, 'parents')})"
         if name in ("code", "concept", "display"):
-            found = f"c.{'display' if name == 'display' else 'code'} = ANY({listed})"
-        else:
+            return _compared("c.display" if name == "display" else "c.code", operator, value, made)
+        if name == "inactive" and operator == "=":
+            return "NOT c.active" if value == "true" else "c.active"
+        if not await self._is_property(system, name):
+            raise ExpansionError(f"no concept of the system has the property {name[:60]}")
+        values = f"(c.properties -> {made.add(name)}::text)"
+        if operator == "exists":
+            return f"{values} IS {'NOT NULL' if value == 'true' else 'NULL'}"
+        if operator in ("=", "in", "not-in"):
+            listed = f"{made.add(_wanted(operator, value))}::text[]"
             found = f"""EXISTS (SELECT FROM jsonb_array_elements(coalesce({values}, '[]')) AS v
                 WHERE v #>> '{{}}' = ANY({listed}) OR v ->> 'code' = ANY({listed}))"""
-        return f"NOT ({found})" if operator == "not-in" else found
+            return f"NOT ({found})" if operator == "not-in" else found
+        return _compared(f"({values} ->> 0)", operator, value, made)
+
+    async def _is_property(self, system: Canonical, name: str) -> bool:
+        """Whether any concept says it, or the system declares it: a filter on another finds nothing by mistake."""
+        declared = {each.get("code") for each in system.content.get("property", [])}
+        return name in declared or bool(
+            await self._pool.fetchval(
+                "SELECT EXISTS (SELECT FROM concept WHERE system_id = $1 AND properties ? $2)", system.id, name
+            )
+        )
 
 
+def _wanted(operator: str, value: str) -> list[str]:
+    return [value] if operator == "=" else [each.strip() for each in value.split(",")]
+
+
+def _compared(column: str, operator: str, value: str, made: _Made) -> str:
+    """A text compared as a filter asks. Raises ExpansionError."""
+    if operator == "regex":
+        if len(value) > _LONGEST_REGEX or not _is_plain(value):
+            raise ExpansionError("a regular expression that is not taken here: plain ones of 200 characters")
+        return f"{column} ~ {made.add(f'^(?:{value})$')}::text"
+    if operator not in ("=", "in", "not-in"):
+        raise ExpansionError(f"the filter {operator[:20]} is not known here")
+    found = f"{column} = ANY({made.add(_wanted(operator, value))}::text[])"
+    return f"NOT ({found})" if operator == "not-in" else found
+
+
+# By which a concept is for grouping alone (CodeSystem.property notSelectable, R4 4.8.7).
+_ABSTRACT = """coalesce(c.properties @> '{"notSelectable": [true]}', false)"""
 # No repetition of what repeats, no look around, no back reference: what could take for ever.
 _HARD = re.compile(r"\\\d|\(\?|[*+}]\s*\)\s*[*+{?]|\)\s*[*+{]")
 

@@ -10,6 +10,7 @@ from carefolio.terminology.concepts import Concept, TerminologyError
 
 KINDS = frozenset({"CodeSystem", "ValueSet", "ConceptMap", "StructureDefinition"})
 MOST_CONCEPTS = 5_000_000
+LONGEST_CODE = 1000
 _PARENTS = frozenset({"parent", "subsumedBy"})
 _RETIRED = frozenset({"retired", "deprecated", "inactive"})
 # (source system, code, target system, code, display, equivalence)
@@ -23,11 +24,15 @@ def concepts_of(resource: dict[str, Any]) -> list[Concept]:
     """
     made: list[Concept] = []
     children: dict[str, list[str]] = defaultdict(list)
+    # What stands in another is a kind of it, unless the system says that it is something else (a part, a grouping).
+    nested = resource.get("hierarchyMeaning", "is-a") == "is-a"
     todo: list[tuple[dict[str, Any], str | None]] = [(each, None) for each in reversed(resource.get("concept", []))]
     while todo:
         said, parent = todo.pop()
-        code = said["code"]
-        parents = [parent] if parent is not None else []
+        code = said.get("code")
+        if code is None or len(code) > LONGEST_CODE:
+            raise TerminologyError(f"a concept needs a code of at most {LONGEST_CODE} characters")
+        parents = [parent] if parent is not None and nested else []
         properties: dict[str, list[Any]] = defaultdict(list)
         for each in said.get("property", []):
             value = next((value for key, value in each.items() if key.startswith("value")), None)
@@ -59,11 +64,11 @@ def mappings_of(resource: dict[str, Any]) -> Iterator[Mapping]:
         source, target = group.get("source", ""), group.get("target", "")
         for element in group.get("element", []):
             for each in element.get("target", []):
-                if "code" in element and ("code" in each or each.get("equivalence") == "unmatched"):
-                    yield (
-                        source, element["code"], target, each.get("code", ""), each.get("display"),
-                        each.get("equivalence", "equivalent"),
-                    )  # fmt: skip
+                said = each.get("equivalence", "equivalent")
+                if "code" in element and ("code" in each or said == "unmatched"):
+                    # What is true only together with something else is not told as if it were true by itself.
+                    said = "inexact" if each.get("dependsOn") and said != "unmatched" else said
+                    yield source, element["code"], target, each.get("code", ""), each.get("display"), said
 
 
 def without_concepts(resource: dict[str, Any]) -> dict[str, Any]:
@@ -77,9 +82,8 @@ def without_concepts(resource: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def unmapped(groups: Sequence[dict[str, Any]], source: str) -> Iterator[tuple[str, str, str | None]]:
-    """Of a map's groups from a system what becomes of codes that it does not name: (mode, code, display)."""
+def unmapped(groups: Sequence[dict[str, Any]], source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of a map's groups from a system what becomes of codes that it does not name: (target system, unmapped)."""
     for group in groups:
         if group.get("source", "") == source and "unmapped" in group:
-            said = group["unmapped"]
-            yield said.get("mode", ""), said.get("code", ""), said.get("display")
+            yield group.get("target", ""), group["unmapped"]

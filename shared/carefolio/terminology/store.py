@@ -9,11 +9,12 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from importlib import resources as files
+from io import BytesIO
 from typing import Any
 
 from carefolio.cloud import migrations
 from carefolio.cloud.database import Connection, Pool
-from carefolio.terminology.concepts import Concept, lines
+from carefolio.terminology.concepts import Concept, TerminologyError, lines
 from carefolio.terminology.resources import Mapping, concepts_of, mappings_of, without_concepts
 
 CORE = "hl7.fhir.r4.core#4.0.1"
@@ -21,6 +22,9 @@ CORE = "hl7.fhir.r4.core#4.0.1"
 _LARGE = 20_000
 # How long the filling or indexing of one may take.
 _SECONDS = 3600
+_LONGEST_URL = 1000
+# Of what is posted: with all that its concepts are kinds of.
+_MOST_POSTED, _MOST_ABOVE_POSTED, _MOST_ABOVE = 50_000, 1_000_000, 200_000_000
 _COLUMNS = ("system_id", "code", "number", "display", "active", "parents", "above", "names", "properties", "words")
 _MAPPED = ("map_id", "source_system", "source_code", "target_system", "target_code", "target_display", "equivalence")
 
@@ -101,6 +105,8 @@ class Incoming:
     def of(cls, resource: dict[str, Any]) -> Incoming:
         """Raises TerminologyError."""
         kind = resource["resourceType"]
+        if len(resource.get("url", "")) > _LONGEST_URL:
+            raise TerminologyError(f"a url of at most {_LONGEST_URL} characters is needed")
         concepts = concepts_of(resource) if kind == "CodeSystem" else ()
         mappings = list(mappings_of(resource)) if kind == "ConceptMap" else ()
         return cls(without_concepts(resource), concepts, mappings)
@@ -135,7 +141,8 @@ async def add(
         organisation,
         source,
     )
-    await _fill(connection, list(zip(numbers, incoming, strict=True)))
+    filled = list(zip(numbers, incoming, strict=True))
+    large = await (_fill_posted if number is not None else _fill)(connection, filled)
     old = await connection.fetch(
         """
         SELECT DISTINCT old.id FROM canonical new JOIN canonical old USING (kind)
@@ -147,29 +154,58 @@ async def add(
         numbers,
         number,
     )
+    # Only now is anything locked that others read.
+    for each in large:
+        await connection.execute("SELECT attach_concepts($1)", each)
     await _remove(connection, [row["id"] for row in old])
     await connection.execute("UPDATE canonical SET ready = true, resource_id = $2 WHERE id = ANY($1)", numbers, number)
 
 
-async def _fill(connection: Connection, incoming: Sequence[tuple[int, Incoming]]) -> None:
+async def _fill_posted(connection: Connection, incoming: Sequence[tuple[int, Incoming]]) -> list[int]:
+    """What an app posts, which is bounded, and made beside the event loop."""
+    for system, each in incoming:
+        if len(each.concepts) > _MOST_POSTED or len(each.mappings) > _MOST_POSTED:
+            raise TerminologyError(f"more than {_MOST_POSTED} concepts or mappings: an operator loads them")
+        made = await asyncio.to_thread(_joined, system, each.concepts)
+        if made:
+            await connection.copy_to_table("concept_small", source=BytesIO(made), columns=_COLUMNS, format="text")
+    await _map(connection, incoming)
+    return []
+
+
+def _joined(system: int, concepts: Sequence[Concept]) -> bytes:
+    return b"".join(lines(system, concepts, _MOST_ABOVE_POSTED))
+
+
+async def _fill(connection: Connection, incoming: Sequence[tuple[int, Incoming]]) -> list[int]:
+    """What an operator loads; the large systems among them, whose tables are not attached yet."""
+
     async def source(some: Sequence[tuple[int, Incoming]]) -> AsyncIterator[bytes]:
         for system, each in some:
-            for part in lines(system, each.concepts):
+            for part in lines(system, each.concepts, _MOST_ABOVE):
                 yield part
 
+    await _map(connection, incoming)
     small = [each for each in incoming if 0 < len(each[1].concepts) <= _LARGE]
     if small:
-        await connection.copy_to_table("concept_small", source=source(small), columns=_COLUMNS, format="text",
-                                       timeout=_SECONDS)  # fmt: skip
-    for system, each in incoming:
-        if len(each.concepts) > _LARGE:
-            table = await connection.fetchval("SELECT begin_concepts($1)", system)
-            some = source([(system, each)])
-            await connection.copy_to_table(table, source=some, columns=_COLUMNS, format="text", timeout=_SECONDS)
-            await connection.execute("SET LOCAL statement_timeout = 0")
-            await connection.execute("SELECT end_concepts($1)", system, timeout=_SECONDS)
+        await connection.copy_to_table(
+            "concept_small", source=source(small), columns=_COLUMNS, format="text", timeout=_SECONDS
+        )
+    large = [each for each in incoming if len(each[1].concepts) > _LARGE]
+    for system, each in large:
+        table = await connection.fetchval("SELECT begin_concepts($1)", system)
+        some = source([(system, each)])
+        await connection.copy_to_table(table, source=some, columns=_COLUMNS, format="text", timeout=_SECONDS)
+        await connection.execute("SET LOCAL statement_timeout = 0")
+        await connection.execute("SELECT index_concepts($1)", system, timeout=_SECONDS)
+    return [system for system, _ in large]
+
+
+async def _map(connection: Connection, incoming: Sequence[tuple[int, Incoming]]) -> None:
     if mappings := [(number, *each) for number, one in incoming for each in one.mappings]:
-        await connection.copy_records_to_table("concept_map_element", records=mappings, columns=_MAPPED)
+        await connection.copy_records_to_table(
+            "concept_map_element", records=mappings, columns=_MAPPED, timeout=_SECONDS
+        )
 
 
 async def remove_posted(connection: Connection, number: uuid.UUID) -> None:
@@ -188,8 +224,9 @@ async def remove_source(pool: Pool, source: str) -> int:
 
 async def _remove(connection: Connection, numbers: Sequence[int]) -> None:
     for number in numbers:
-        # Of a small one the rows, of a large one the table.
-        if await connection.fetchval("SELECT concepts > $2 FROM canonical WHERE id = $1", number, _LARGE):
+        # Of a small one the rows, of a large one the table; what is posted is always small.
+        is_large = "SELECT concepts > $2 AND organisation_id IS NULL FROM canonical WHERE id = $1"
+        if await connection.fetchval(is_large, number, _LARGE):
             await connection.execute("SELECT drop_concepts($1)", number)
         else:
             await connection.execute("DELETE FROM concept_small WHERE system_id = $1", number)
