@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tests.functions.fhir_client import made, observation, patient, send
 from tests.long.test_export_kills import authorized
 from tests.profiles import ukcore
 from tests.profiles.test_walking import element, profile
+from tests.terminology import kit
 
 from carefolio.mapping.serialise import dumps
 
@@ -73,6 +75,59 @@ async def test_a_posted_profile_with_bindings_and_invariants(app: Hospital, new_
     other = await new_hospital(scope="system/*.rs")
     assert "not known here" in json.dumps((await validated(other, wrong, url))["warning"])
     assert "is of Observation" in json.dumps((await validated(app, patient(), url))["error"])
+
+
+async def test_what_a_profile_refers_to_is_found(app: Hospital) -> None:
+    """Profiles of parts, of extensions, of what is referred to, and versions."""
+    given = await posted(app, profile("HumanName", element("HumanName.given", min=1)) | {"kind": "complex-type"})
+    mine = await posted(app, profile("Patient", element("Patient.gender", min=1)))
+    url = await posted(
+        app, profile("Patient", element("Patient.name", type=[{"code": "HumanName", "profile": [given]}]))
+    )
+    told = await validated(app, {"resourceType": "Patient", "name": [{"family": "x"}]}, url)
+    assert [place for place, _ in told["error"]] == ["Patient.name[0].given"]
+    of_mine = await posted(app, profile("Observation", element(
+        "Observation.subject", type=[{"code": "Reference", "targetProfile": [mine]}])))  # fmt: skip
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+    told = await validated(app, body | {"subject": {"reference": "Device/1"}}, of_mine)
+    assert [place for place, _ in told["error"]] == ["Observation.subject"]
+    away = await posted(app, profile("Patient", base="urn:not:here"))
+    assert "urn:not:here" in json.dumps(
+        (await validated(app, {"resourceType": "Patient", "gender": "other"}, away))["warning"]
+    )
+
+
+async def test_a_slow_expression_costs_nobody_else(app: Hospital, new_hospital: NewHospital) -> None:
+    """Not another organisation, and not twice; what is false beside it is told."""
+    slow = {"key": "x-1", "severity": "error", "human": "x", "expression": "code.text.matches('^(a+)+$')"}
+    false = {"key": "x-2", "severity": "error", "human": "x", "expression": "false"}
+    url = await posted(app, profile("Observation", element("Observation", constraint=[false, slow])))
+    other = await new_hospital(scope="system/*.rs")
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "a" * 40 + "!"}}
+    first = asyncio.create_task(validated(app, body, url))
+    await asyncio.sleep(0.3)
+    started = time.monotonic()
+    assert set(await validated(other, body)) == {"information"}
+    assert time.monotonic() - started < 2
+    assert [text[:3] for _, text in (await first)["error"]] == ["x-2"]
+    started = time.monotonic()
+    assert [text[:3] for _, text in (await validated(app, body, url))["error"]] == ["x-2"]
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"resourceType": "Parameters", "parameter": [1]},
+        {"resourceType": "Parameters", "parameter": 5},
+        {"resourceType": "Parameters"},
+        [],
+    ],
+)
+async def test_bodies_that_are_none(app: Hospital, body: Any) -> None:
+    reply = await send(app, "POST", "Patient/$validate", json.dumps(body).encode())
+    assert reply.status in (200, 400), reply.body
+    assert reply.json["resourceType"] == "OperationOutcome"
 
 
 async def test_fhirs_own_invariants(app: Hospital) -> None:
@@ -136,7 +191,7 @@ async def test_uk_cores_examples_are_valid(app: Hospital, installation: Running,
     assert ["valueCodeableConcept" in place for place, _ in told["error"]] == [True]
 
 
-async def test_profiles_are_enforced_where_the_installation_wants_it(homes: Callable[[], Path]) -> None:
+async def test_profiles_are_enforced_where_the_installation_wants_it(homes: Callable[[], Path], tmp_path: Path) -> None:
     """What claims a profile that is known meets it, by every way of writing; what claims none is R4's alone."""
     with running(homes(), "--no-demo", ENFORCE_PROFILES="true") as there:
         there.cli("organisation", "add", "RENF", "Enforced")
@@ -164,6 +219,15 @@ async def test_profiles_are_enforced_where_the_installation_wants_it(homes: Call
                 assert answer.status == 422
             assert await wrote("POST", "Patient", {"resourceType": "Patient"}) == 201
             assert await wrote("POST", "Patient", claims | {"meta": {"profile": ["urn:x:elsewhere"]}}) == 201
+            # An empty profile of one's own does not stand for one that everybody has.
+            file = kit.package(tmp_path / "p.tgz", [said | {"url": "urn:x:everybodys"}])
+            there.cli("terminology", "load", str(file))
+            empty = said | {
+                "url": "urn:x:everybodys",
+                "differential": {"element": [{"id": "Patient", "path": "Patient"}]},
+            }
+            assert await wrote("POST", "StructureDefinition", empty) == 201
+            assert await wrote("POST", "Patient", claims | {"meta": {"profile": ["urn:x:everybodys"]}}) == 422
 
 
 async def test_too_many_profiles(app: Hospital) -> None:

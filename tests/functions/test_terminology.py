@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.conftest import Hospital, NewHospital, Running, unique
+from tests.conftest import Hospital, NewHospital, Reply, Running, unique
 from tests.functions.fhir_client import found, made, observation, patient, send
 from tests.terminology import kit
 
@@ -198,6 +198,169 @@ async def test_searches_by_what_a_code_means(app: Hospital, snomed: str) -> None
     assert await found(app, f"{mine}code:in=ValueSet/{own}") == {other}
     for wrong in ("code:in=urn:nothing", "code:below=9", "code:below=urn:nothing|9", "code:in=ValueSet/nothing"):
         assert (await send(app, "GET", f"{mine}{wrong}")).status == 400, wrong
+
+
+def value_set(*include: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"resourceType": "ValueSet", "status": "active", "compose": {"include": list(include)} | more}
+
+
+async def expanded(app: Hospital, said: dict[str, Any]) -> Reply:
+    asked = {"resourceType": "Parameters", "parameter": [{"name": "valueSet", "resource": said}]}
+    return await send(app, "POST", "ValueSet/$expand", asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "value", "wanted"),
+    [
+        ("code", "=", "a", {"a"}),
+        ("code", "in", "a, b", {"a", "b"}),
+        ("concept", "not-in", "a,b,c", {"d"}),
+        ("concept", "in", "a,d", {"a", "d"}),
+        ("code", "regex", "[ab]", {"a", "b"}),
+        ("display", "regex", "Al.*", {"a"}),
+        ("display", "=", "Beta", {"b"}),
+        ("colour", "=", "red", {"a", "b"}),
+        ("colour", "in", "red,blue", {"a", "b", "c"}),
+        ("colour", "not-in", "red", {"c", "d"}),
+        ("colour", "exists", "true", {"a", "b", "c"}),
+        ("colour", "exists", "false", {"d"}),
+        ("colour", "regex", "b.*", {"c"}),
+        ("inactive", "=", "false", {"a", "b", "c"}),
+        ("inactive", "=", "true", {"d"}),
+        ("concept", "is-a", "a", {"a", "b"}),
+        ("concept", "descendent-of", "a", {"b"}),
+        ("concept", "is-not-a", "a", {"c", "d"}),
+        ("concept", "generalizes", "b", {"a", "b"}),
+        ("parent", "=", "a", {"b"}),
+        ("child", "=", "b", {"a"}),
+        ("nosuch", "=", "x", None),
+        ("code", "smells", "x", None),
+    ],
+)
+async def test_filters(app: Hospital, name: str, operator: str, value: str, wanted: set[str] | None) -> None:
+    """Each operator on codes, names and properties; of what the system knows nothing it says so."""
+
+    def concept(code: str, display: str, *properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return {"code": code, "display": display, "property": list(properties)} | more
+
+    red, blue = ({"code": "colour", "valueCode": each} for each in ("red", "blue"))
+    gone = {"code": "inactive", "valueBoolean": True}
+    url = "urn:x:filters"
+    if (await ask(app, "CodeSystem/$lookup", system=url, code="a"))["status"] == 404:
+        system = {"resourceType": "CodeSystem", "url": url, "status": "active", "content": "complete", "concept": [
+            concept("a", "Alpha", red, concept=[concept("b", "Beta", red)]), concept("c", "Gamma", blue),
+            concept("d", "Delta", gone)]}  # fmt: skip
+        await made(app, json.loads(json.dumps(system).replace('"property": [], ', "").replace(', "property": []', "")))
+    said = value_set({"system": url, "filter": [{"property": name, "op": operator, "value": value}]})
+    reply = await expanded(app, said)
+    if wanted is None:
+        # R4 itself knows no operator of such a name.
+        assert reply.status in (400, 422), reply.body
+    else:
+        assert set(codes({"status": reply.status} | reply.json)) == wanted
+
+
+async def test_what_is_inactive_or_for_grouping_alone(app: Hospital) -> None:
+    """A set without the inactive has none; what is not selectable says so, and is not valid where it may not be."""
+    act = "http://terminology.hl7.org/CodeSystem/v3-ActCode"
+    told = await expanded(app, value_set({"system": act, "concept": [{"code": "_ActEncounterCode"}, {"code": "AMB"}]}))
+    assert [each.get("abstract", False) for each in told.json["expansion"]["contains"]] == [True, False]
+    verdict = await ask(app, "CodeSystem/$validate-code", url=act, code="_ActEncounterCode", abstract="false")
+    assert values(verdict)["result"] is False
+    retired = value_set({"system": "urn:x:filters"}, inactive=False)
+    if (await ask(app, "CodeSystem/$lookup", system="urn:x:filters", code="d"))["status"] == 200:
+        assert "d" not in codes({"status": 200} | (await expanded(app, retired)).json)
+
+
+async def test_each_version_answers_for_itself(app: Hospital) -> None:
+    """By its own address; by the URL the latest, or the one that is named."""
+    base = f"urn:x:{unique('ver').lower()}"
+    numbers = []
+    for version in "12":
+        system = {"resourceType": "CodeSystem", "url": base, "version": version, "status": "active",
+                  "content": "complete", "concept": [{"code": f"v{version}"}]}  # fmt: skip
+        numbers.append(await made(app, system))
+    for number, code, good in ((0, "v1", True), (0, "v2", False), (1, "v2", True)):
+        told = await ask(app, f"CodeSystem/{numbers[number]}/$validate-code", code=code)
+        assert values(told)["result"] is good
+    assert (await ask(app, "CodeSystem/$lookup", system=base, code="v1"))["status"] == 404
+    assert (await ask(app, "CodeSystem/$lookup", system=base, code="v1", version="1"))["status"] == 200
+    told = await ask(app, f"CodeSystem/{numbers[0]}/$subsumes", codeA="v1", codeB="v1")
+    assert values(told)["outcome"] == "equivalent"
+
+
+async def test_maps_say_what_is_true(app: Hospital) -> None:
+    """What is not named goes to the group's own target or to another map; conditions and directions are kept."""
+    base = f"urn:x:{unique('map').lower()}"
+    other = {"resourceType": "ConceptMap", "url": f"{base}:other", "status": "active", "group": [
+        {"source": "urn:s3", "target": "urn:t3", "element": [
+            {"code": "q", "target": [{"code": "Q3", "equivalence": "wider"}]}]}]}  # fmt: skip
+    await made(app, other)
+    groups = [
+        {"source": f"urn:s{n}", "target": f"urn:t{n}", "element": [{"code": "x", "target": [
+            {"code": f"X{n}", "equivalence": "equivalent", "dependsOn": [{"property": "sex", "value": "female"}]}]}],
+         "unmapped": {"mode": "fixed", "code": f"U{n}"}}
+        for n in (1, 2)
+    ]  # fmt: skip
+    named = [{"code": "z", "target": [{"code": "Z", "equivalence": "equal"}]}]
+    elsewhere = {"mode": "other-map", "url": f"{base}:other"}
+    groups.append({"source": "urn:s3", "target": "urn:t3", "element": named, "unmapped": elsewhere})
+    number = await made(app, {"resourceType": "ConceptMap", "url": base, "status": "active", "group": groups})
+
+    async def matches(**asked: str) -> list[dict[str, Any]]:
+        said = await ask(app, f"ConceptMap/{number}/$translate", **asked)
+        return [
+            {inner["name"]: inner for inner in each["part"]} for each in said["parameter"] if each["name"] == "match"
+        ]
+
+    [found] = await matches(system="urn:s2", code="nothing")
+    assert found["concept"]["valueCoding"] == {"system": "urn:t2", "code": "U2"}
+    assert await matches(system="urn:s2", code="nothing", targetsystem="urn:t9") == []
+    [found] = await matches(system="urn:s1", code="x")
+    assert found["equivalence"]["valueCode"] == "inexact"
+    [found] = await matches(system="urn:s3", code="q")
+    assert found["concept"]["valueCoding"]["code"] == "Q3"
+    back = await ask(app, "ConceptMap/$translate", url=f"{base}:other", system="urn:t3", code="Q3", reverse="true")
+    assert "narrower" in json.dumps(back)
+
+
+async def test_kinds_are_not_parts(app: Hospital) -> None:
+    url = f"urn:x:{unique('parts').lower()}"
+    parts = [{"code": "body", "concept": [{"code": "arm"}]}]
+    await made(app, {"resourceType": "CodeSystem", "url": url, "status": "active", "content": "complete",
+                     "hierarchyMeaning": "part-of", "concept": parts})  # fmt: skip
+    told = await ask(app, "CodeSystem/$subsumes", system=url, codeA="body", codeB="arm")
+    assert values(told)["outcome"] == "not-subsumed"
+
+
+async def test_what_is_posted_is_bounded(app: Hospital) -> None:
+    """Each is refused by a sentence, in a moment, and nothing of it is left."""
+    url = f"urn:x:{unique('big').lower()}"
+    base = {"resourceType": "CodeSystem", "url": url, "status": "active", "content": "complete"}
+    chain = [{"code": "c0"}] + [
+        {"code": f"c{n}", "property": [{"code": "parent", "valueCode": f"c{n - 1}"}]} for n in range(1, 2000)
+    ]
+    for concepts in (
+        [{"code": "a"}, {"code": "a"}],
+        [{"code": "a", "property": [{"code": "parent", "valueCode": "b"}]},
+         {"code": "b", "property": [{"code": "parent", "valueCode": "a"}]}],
+        [{"code": "x" * 2000}],
+        [{"_code": {"extension": [{"url": "urn:x", "valueString": "y"}]}}],
+        [{"code": str(n)} for n in range(50_001)],
+        chain,
+    ):  # fmt: skip
+        reply = await send(app, "POST", "CodeSystem", base | {"concept": concepts})
+        assert reply.status == 422, reply.body
+    assert (await ask(app, "CodeSystem/$lookup", system=url, code="a"))["status"] == 404
+    assert (await send(app, "POST", "CodeSystem", base | {"url": "urn:" + "x" * 2000})).status == 422
+    one = f"urn:x:{unique('one').lower()}"
+    await made(app, value_set({"system": GENDER, "concept": [{"code": "male"}]}) | {"url": one})
+    many = f"urn:x:{unique('many').lower()}"
+    await made(app, value_set(*[{"valueSet": [one]}] * 100) | {"url": many})
+    reply = await expanded(app, value_set(*[{"valueSet": [many]}] * 100))
+    assert reply.status == 422, reply.body
+    several = value_set({"system": GENDER}, exclude=[{"system": GENDER, "concept": [{"code": "male"}]}] * 200)
+    assert "male" not in codes({"status": 200} | (await expanded(app, several)).json)
 
 
 @pytest.mark.parametrize(

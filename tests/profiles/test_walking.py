@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -141,6 +142,90 @@ def test_profiles_on_profiles_and_on_parts() -> None:
     assert errors(PATIENT, said, base, upper, lower) == []
     assert errors({k: v for k, v in PATIENT.items() if k != "gender"}, said, base, upper, lower) == ["Patient.gender"]
     assert errors(PATIENT | {"name": [{"use": "usual"}]}, said, base, upper, lower) == ["Patient.name[0]"]
+
+
+def test_profiles_of_one_type_are_not_asked_of_another() -> None:
+    """A value is a quantity of a profile, or a concept of none."""
+    unit = profile("Quantity", element("Quantity.unit", min=1), url="urn:unit")
+    kinds = [{"code": "Quantity", "profile": ["urn:unit"]}, {"code": "CodeableConcept"}]
+    said = profile("Observation", element("Observation.value[x]", type=kinds))
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+    assert errors(body | {"valueCodeableConcept": {"text": "x"}}, said, unit) == []
+    assert errors(body | {"valueQuantity": {"value": 1}}, said, unit) == ["Observation.valueQuantity.unit"]
+
+
+def test_a_version_of_a_base_and_a_base_that_is_away() -> None:
+    base = profile("Patient", element("Patient.gender", min=1), url="urn:base")
+    said = profile("Patient", base="urn:base|1.0")
+    without = {name: value for name, value in PATIENT.items() if name != "gender"}
+    assert errors(without, said, base) == ["Patient.gender"]
+    assert tree("urn:p", {"urn:p": profile("Patient", base="urn:away")}.get).unknown_base == "urn:away"
+    assert tree("urn:p", {"urn:p": profile("Patient")}.get).unknown_base == ""
+
+
+def test_extensions_of_primitives() -> None:
+    """They stand beside the value, and count like any."""
+    time = {"url": "http://hl7.org/fhir/StructureDefinition/patient-birthTime", "valueDateTime": "1980-01-01T10:00:00Z"}
+    kind = [{"code": "Extension", "profile": [time["url"]]}]
+    needed = profile("Patient", element("Patient.birthDate.extension:time", min=1, type=kind))
+    there = PATIENT | {"_birthDate": {"extension": [time]}}
+    assert errors(there, needed) == []
+    assert errors(PATIENT, needed) == ["Patient.birthDate.extension"]
+    refused = profile("Patient", element("Patient.birthDate.extension", max="0"))
+    assert errors(there, refused) == ["Patient.birthDate.extension"]
+    assert errors(PATIENT, refused) == []
+
+
+def test_slices_of_slices_and_slices_by_name() -> None:
+    said = profile(
+        "Observation",
+        element("Observation.category", slicing=of("value", "coding.system")),
+        element("Observation.category:a.coding.system", fixedUri="urn:a"),
+        element("Observation.category:a", slicing=of("value", "text")),
+        element("Observation.category:a/b", min=1),
+        element("Observation.category:a/b.text", fixedString="b"),
+        element("Observation.value[x]", slicing=of("type", "$this", "closed")),
+        element("Observation.value[x]:valueQuantity", min=1),
+    )
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "valueQuantity": {"value": 1}}
+    a = {"coding": [{"system": "urn:a"}]}
+    assert errors(body | {"category": [a | {"text": "b"}]}, said) == []
+    assert errors(body | {"category": [a | {"text": "c"}]}, said) == ["Observation.category"]
+    other = {name: value for name, value in body.items() if name != "valueQuantity"} | {"valueString": "x"}
+    assert "Observation.valueString" in errors(other, said)
+
+
+def test_numbers_are_numbers() -> None:
+    said = profile("Observation", element("Observation.value[x].value", minValueDecimal=1.5))
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+    assert errors(body | {"valueQuantity": {"value": 2}}, said) == []
+    for low in (1, 1.2, Decimal("1.49")):
+        assert errors(body | {"valueQuantity": {"value": low}}, said) == ["Observation.valueQuantity.value"]
+    least = {"value": 5, "unit": "kg"}
+    said = profile("Observation", element("Observation.value[x]", minValueQuantity=least))
+    assert errors(body | {"valueQuantity": {"value": 4, "unit": "kg"}}, said) == ["Observation.valueQuantity"]
+    assert errors(body | {"valueQuantity": {"value": 4, "unit": "t"}}, said) == []
+
+
+def test_the_resource_of_an_entry() -> None:
+    said = profile("Bundle", element("Bundle.entry.resource", type=[{"code": "Patient"}]))
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": PATIENT}]}
+    assert errors(bundle, said) == []
+    other = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}}
+    assert errors(bundle | {"entry": [{"resource": other}]}, said) == ["Bundle.entry[0].resource"]
+
+
+def test_notes_hide_no_error() -> None:
+    """However much there is to be noted, what is wrong is told."""
+    said = profile(
+        "Patient",
+        element("Patient.contact.telecom", slicing=of("profile", "resolve()")),
+        element("Patient.contact.telecom:x", min=1),
+        element("Patient.gender", min=1),
+    )
+    many = [{"name": {"text": "x"}, "telecom": [{"system": "phone", "value": "1"}]}] * 150
+    without = {name: value for name, value in PATIENT.items() if name != "gender"}
+    assert errors(without | {"contact": many}, said) == ["Patient.gender"]
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_packages(tmp_path: Path) -> None:
     [
         (
             [{"resourceType": "CodeSystem", "url": "urn:s", "concept": [{"display": "x"}]}],
-            "CodeSystem-0.json: CodeSystem",
+            "CodeSystem-0.json: a concept needs a code",
         ),
         ([{"resourceType": "CodeSystem", "url": "urn:s", "concept": [{"code": "a"}, {"code": "a"}]}], None),
     ],
@@ -180,6 +180,7 @@ async def number(code: str) -> int:
         ("<!5", "c.parents @> ARRAY[5]"),
         ("^ 7", "c.above @> ARRAY[-7]"),
         ("*", "true"),
+        ("^ *", "EXISTS (SELECT FROM unnest(c.above) AS n WHERE n < 0)"),
         ("<<5 OR <<6", "(c.above @> ARRAY[5] OR c.above @> ARRAY[6])"),
         ("<<5 minus (6 AND ^7)", "(c.above @> ARRAY[5] AND NOT (c.number = 6 AND c.above @> ARRAY[-7]))"),
         ("5,6", "(c.number = 5 AND c.number = 6)"),
@@ -195,6 +196,7 @@ async def test_ecl(expression: str, sql: str) -> None:
         "",
         "<<",
         "5 AND",
+        "< *",
         "(5",
         "5)",
         "5 AND 6 OR 7",

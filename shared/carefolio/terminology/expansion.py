@@ -293,13 +293,12 @@ class ValueSets:
                 return await ecl.condition(value, number)
             except ecl.EclError as error:
                 raise ExpansionError(f"{name}: {error}") from None
-        if operator in ("is-a", "descendent-of", "is-not-a", "generalizes", "child-of"):
+        if operator in ("is-a", "descendent-of", "is-not-a", "generalizes"):
             at = await number(value)
             return {
                 "is-a": f"c.above @> ARRAY[{at}]",
                 "descendent-of": f"(c.above @> ARRAY[{at}] AND c.number <> {at})",
                 "is-not-a": f"NOT c.above @> ARRAY[{at}]",
-                "child-of": f"c.parents @> ARRAY[{at}]",
                 "generalizes": f"c.number = ANY({ecl.above(at)})",
             }[operator]
         if name == "concept" and operator == "in" and system.url == SNOMED:
