@@ -8,7 +8,6 @@ from importlib import resources
 from typing import Any
 
 MESSAGE_STORED = "message-stored"
-MESSAGE_DEAD = "message-stored-dead"
 LETTER_WRITTEN = "letter-written"
 EXTRACT_STEP = "extract-step"
 WEBHOOK_EVENT = "webhook-event"

@@ -22,6 +22,7 @@ from carefolio.cloud import closing, database, mail
 from carefolio.cloud.database import UNAVAILABLE, Connection, Pool
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import Event, log, where
+from carefolio.cloud.topics import RECORD_CHANGED
 from carefolio.fhir import text
 from carefolio.fhir.xml import serialise
 from carefolio.identity import grants, outside, sealed, webhooks
@@ -386,9 +387,10 @@ async def sweep(pool: Pool) -> Swept:
         await connection.execute(
             """
             INSERT INTO outbox (topic, ordering_key, data, attributes)
-            SELECT 'record-changed', 'changes', convert_to('{}', 'UTF8'), '{}'
+            SELECT $1, 'changes', convert_to('{}', 'UTF8'), '{}'
             WHERE EXISTS (SELECT FROM record_change WHERE coalesce(due_at, at + interval '10 seconds') <= now())
-            """
+            """,
+            RECORD_CHANGED,
         )
         lanes = await connection.fetch(
             f"""

@@ -15,6 +15,7 @@ import orjson
 
 from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection
+from carefolio.cloud.topics import RECORD_CHANGED
 from carefolio.record import parameters
 from carefolio.record.rows import BEGINNING, Known, Row
 from carefolio.record.write import ChangedMeanwhileError
@@ -84,10 +85,11 @@ async def write_many(connection: Connection, feed: Feed, rows: Sequence[tuple[Ro
             SELECT $1::uuid[], $2::int[] WHERE EXISTS (SELECT FROM subscription WHERE listening) RETURNING 1
         )
         INSERT INTO outbox (topic, ordering_key, data, attributes)
-        SELECT 'record-changed', 'changes', convert_to('{}', 'UTF8'), '{}' FROM changed
+        SELECT $3, 'changes', convert_to('{}', 'UTF8'), '{}' FROM changed
         """,
         [row.id for row, _ in rows],
         [row.version for row, _ in rows],
+        RECORD_CHANGED,
     )
     if told != "INSERT 0 0":
         outbox.kick_soon()

@@ -11,6 +11,7 @@ import asyncpg
 
 from carefolio.cloud import outbox
 from carefolio.cloud.database import Connection
+from carefolio.cloud.topics import RECORD_CHANGED
 from carefolio.record import parameters
 from carefolio.record.rows import BEGINNING, Known, Row
 from carefolio.record.sources import StoredMessage
@@ -265,7 +266,7 @@ async def _written(
             RETURNING 1
         ), told AS (
             INSERT INTO outbox (topic, ordering_key, data, attributes)
-            SELECT 'record-changed', 'changes', convert_to('{}', 'UTF8'), '{}' FROM changed RETURNING 1
+            SELECT $34, 'changes', convert_to('{}', 'UTF8'), '{}' FROM changed RETURNING 1
         ), ended AS (
             UPDATE message SET status = 'applied', reason = NULL, settled_at = $14, patient_id = $23,
                 other_patients = $24, notes = $21, applied_seq = nextval('change_seq'),
@@ -335,4 +336,5 @@ async def _written(
         [row.confidential for row in rows],
         list(dict.fromkeys(patients)) if origin.team_id is not None and origin.message_id is not None else [],
         origin.welcome,
+        RECORD_CHANGED,
     )
