@@ -22,7 +22,9 @@ def webhook_list(as_json: Json = False) -> None:
         return
     for each in found:
         state = "allowed" if each.allowed else "waits for you"
+        what = ", ".join(each.events) or "subscriptions: what apps may read of records"
         typer.echo(f"{each.id}  {each.organisation:<10} {state:<14} {each.url}  {each.result} ({each.waiting} wait)")
+        typer.echo(f"{'':<38}{what}")
 
 
 @webhook_app.command("allow")

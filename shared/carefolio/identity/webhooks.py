@@ -47,7 +47,10 @@ class WebhookError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A receiver; ``allowed`` by the operator or not yet; ``result`` of the last delivery, ``waiting`` events."""
+    """A receiver: of ``events``, or, where it has none, of subscriptions; ``allowed`` by the operator or not yet.
+
+    ``result`` of the last delivery of an event; how many are ``waiting``.
+    """
 
     id: uuid.UUID
     organisation: str
@@ -62,7 +65,9 @@ class Webhook:
 _SELECT = """
     SELECT webhook.*, organisation.ods_code, (
         SELECT count(*) FROM webhook_event e WHERE e.webhook_id = webhook.id AND e.delivered_at IS NULL
-    ) AS waiting FROM webhook JOIN organisation ON organisation.id = organisation_id WHERE ended_at IS NULL
+    ) + (
+        SELECT coalesce(sum(events - delivered), 0) FROM subscription WHERE webhook_id = webhook.id AND status <> 'off'
+    )::bigint AS waiting FROM webhook JOIN organisation ON organisation.id = organisation_id WHERE ended_at IS NULL
 """
 
 

@@ -209,7 +209,9 @@ class _Turn:
                     return True
                 await self._tell(subscription, channel, self._told[subscription["id"]])
             else:
-                await _send(subscription, channel, made.bundle(subscription, made.HEARTBEAT), "heartbeat")
+                await _send(
+                    subscription, channel, made.bundle(subscription, made.HEARTBEAT), f"heartbeat-{uuid.uuid4()}"
+                )
                 self._take(subscription, subscription["delivered"])
         except Exception as failure:
             if isinstance(failure, UNAVAILABLE):
@@ -288,7 +290,7 @@ async def _begin(subscription: asyncpg.Record, channel: dict[str, Any]) -> None:
         await _mail(channel, "You will be told at this address of changes that an app subscribed to.", subscription)
     elif subscription["topic"] is not None or channel["content"] is not None:
         now = dict(subscription) | {"status": REQUESTED, "error": None}
-        await _send(subscription, channel, made.bundle(now, made.HANDSHAKE), "handshake")
+        await _send(subscription, channel, made.bundle(now, made.HANDSHAKE), f"handshake-{uuid.uuid4()}")
 
 
 async def _send(
