@@ -16,7 +16,6 @@ STATEMENTS = (
         lane smallint NOT NULL,
         organisation_id uuid,
         waits boolean NOT NULL,
-        grant_id uuid,
         reader jsonb NOT NULL,
         topic text,
         filters jsonb NOT NULL,

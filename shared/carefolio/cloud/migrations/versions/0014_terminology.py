@@ -63,7 +63,7 @@ STATEMENTS = (
     END $$
     """,
     """
-    CREATE FUNCTION index_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    CREATE FUNCTION end_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp SET maintenance_work_mem = '256MB' AS $$
     DECLARE
         made text := 'concept_' || system;
@@ -73,13 +73,7 @@ STATEMENTS = (
         EXECUTE format('CREATE INDEX ON %I USING gin (above)', made);
         EXECUTE format('CREATE INDEX ON %I USING gin (words)', made);
         EXECUTE format('ANALYZE %I', made);
-    END $$
-    """,
-    """
-    CREATE FUNCTION attach_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = public, pg_temp AS $$
-    BEGIN
-        EXECUTE format('ALTER TABLE concept ATTACH PARTITION %I FOR VALUES IN (%s)', 'concept_' || system, system);
+        EXECUTE format('ALTER TABLE concept ATTACH PARTITION %I FOR VALUES IN (%s)', made, system);
     END $$
     """,
     """
