@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from carefolio.cloud import closing
 from carefolio.cloud import database as product_database
 from carefolio.cloud.settings import settings
 from carefolio.hl7 import Message, read
+from carefolio.identity import registry
 from carefolio.local import load
 from carefolio.local.installation import Installation
 
@@ -335,12 +336,17 @@ NewHospital = Callable[..., Awaitable[Hospital]]
 @pytest.fixture(scope="session")
 def new_hospital(installation: Running, http: aiohttp.ClientSession, database: asyncpg.Pool) -> NewHospital:
     async def make(*sender_options: str, scope: str = "system/*.rs") -> Hospital:
+        """As the commands make them, but for the seconds that a command takes to begin; the sender's are its own."""
         ods_code = f"T{uuid.uuid4().hex[:8].upper()}"
-        installation.cli("organisation", "add", ods_code, f"Hospital {ods_code}")
-        options = sender_options or ("--allow", "127.0.0.0/8")
-        sender = installation.cli("sender", "add", f"feed {ods_code}", "--organisation", ods_code, *options, "--json")
-        client = installation.cli("client", "add", "app", "--organisation", ods_code, "--scope", scope, "--json")
-        return Hospital(ods_code, json.loads(sender.stdout), json.loads(client.stdout), installation, http, database)
+        await registry.add_organisation(database, ods_code, f"Hospital {ods_code}")
+        client = await registry.add_client(database, "app", ods_code, scope)
+        if sender_options:
+            options = (f"feed {ods_code}", "--organisation", ods_code, *sender_options, "--json")
+            sender = json.loads(installation.cli("sender", "add", *options).stdout)
+        else:
+            made = await registry.add_sender(database, f"feed {ods_code}", ods_code, ["127.0.0.0/8"])
+            sender = asdict(made)
+        return Hospital(ods_code, sender, asdict(client), installation, http, database)
 
     return make
 

@@ -241,7 +241,8 @@ class Walk:
         if best is None:
             self._say(ERROR, "structure", path, "meets none of the profiles of which it has to meet one")
             return
-        self.issues += best.issues[: _MOST_ISSUES - len(self.issues)]
+        for severity, issue in best.issues:
+            self._say(severity, issue.code, issue.expression, issue.text)
         self.bound += best.bound
         self.ruled += best.ruled
         self.unknown |= best.unknown
