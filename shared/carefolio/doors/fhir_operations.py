@@ -203,7 +203,7 @@ async def validate_resource(request: Request) -> Response:
         with span("validate"):
             organisation = reader_of(token).organisation_id
             listed = await checking.check(await database.pool(), organisation, resource, wanted)
-    if not any(severity in ("error", "warning") for severity, _ in listed):
+    if not any(severity == "error" for severity, _ in listed):
         listed.append(("information", Issue("informational", "", "valid")))
     return answers.answer(answers.graded(listed))
 
