@@ -3,54 +3,58 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import typer
 
-from carefolio.cloud import database
-from carefolio.commands.accounts import account_app, key_app, provider_app, security_app
-from carefolio.commands.audit import audit_app
-from carefolio.commands.backups import backup_app
-from carefolio.commands.emis import emis_app
-from carefolio.commands.hl7 import hl7_app
-from carefolio.commands.messages import message_app
-from carefolio.commands.profiles import profile
-from carefolio.commands.quiet import quiet
-from carefolio.commands.records import code_app, record_app
-from carefolio.commands.registry import client_app, organisation_app, sender_app, team_app
-from carefolio.commands.terminal import UsageError, enter
-from carefolio.commands.terminology import terminology_app
-from carefolio.commands.webhooks import webhook_app
-from carefolio.emis.errors import ExtractError
-from carefolio.extracts.agreements import AgreementError
-from carefolio.identity.accounts import AccountError
-from carefolio.identity.registry import RegistryError
-from carefolio.identity.sender_settings import SettingsError
-from carefolio.local.archive import ArchiveError
-from carefolio.local.installation import InstallationError
-from carefolio.local.postgres import PostgresError
-from carefolio.terminology.concepts import TerminologyError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    # Its tracebacks would show what variables hold.
-    pretty_exceptions_enable=False,
-    help="Administer a Carefolio installation.",
+# Groups and commands by name, and where they are: only what is asked for is loaded, since all of it takes a second.
+_GROUPS = {
+    "organisation": "registry", "team": "registry", "sender": "registry", "client": "registry", "message": "messages",
+    "record": "records", "code": "records", "account": "accounts", "provider": "accounts", "security": "accounts",
+    "key": "accounts", "emis": "emis", "audit": "audit", "backup": "backups", "webhook": "webhooks", "hl7": "hl7",
+    "terminology": "terminology",
+}  # fmt: skip
+_COMMANDS = {"profile": "profiles", "quiet": "quiet"}
+# What ends a command with one sentence. Whatever module was not loaded has raised nothing.
+_TOLD = (
+    ("carefolio.identity.accounts", "AccountError"),
+    ("carefolio.extracts.agreements", "AgreementError"),
+    ("carefolio.emis.errors", "ExtractError"),
+    ("carefolio.identity.registry", "RegistryError"),
+    ("carefolio.identity.sender_settings", "SettingsError"),
+    ("carefolio.local.installation", "InstallationError"),
+    ("carefolio.local.postgres", "PostgresError"),
+    ("carefolio.local.archive", "ArchiveError"),
+    ("carefolio.terminology.concepts", "TerminologyError"),
+    ("carefolio.commands.terminal", "UsageError"),
 )
-for name, sub in (("organisation", organisation_app), ("team", team_app), ("sender", sender_app),
-                  ("client", client_app), ("message", message_app), ("record", record_app), ("code", code_app),
-                  ("account", account_app), ("provider", provider_app), ("security", security_app), ("key", key_app),
-                  ("emis", emis_app), ("audit", audit_app), ("backup", backup_app), ("webhook", webhook_app),
-                  ("hl7", hl7_app), ("terminology", terminology_app)):  # fmt: skip
-    app.add_typer(sub, name=name)
-app.command()(profile)
-app.command()(quiet)
 
 
-@app.command()
+def make_app(wanted: str) -> typer.Typer:
+    """All commands, or where it is one of them, the one that is wanted."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        # Its tracebacks would show what variables hold.
+        pretty_exceptions_enable=False,
+        help="Administer a Carefolio installation.",
+    )
+    # A single command would be the program itself, without a name.
+    app.callback()(lambda: None)
+    names = [wanted] if wanted in _GROUPS | _COMMANDS else [*_GROUPS, *_COMMANDS]
+    for name in names:
+        if name in _GROUPS:
+            app.add_typer(getattr(import_module(f"carefolio.commands.{_GROUPS[name]}"), f"{name}_app"), name=name)
+        else:
+            app.command(name)(getattr(import_module(f"carefolio.commands.{_COMMANDS[name]}"), name))
+    app.command()(migrate)
+    return app
+
+
 def migrate() -> None:
     """Bring the database to the newest schema; safe while the previous revision serves."""
     from carefolio.cloud import migrations
+    from carefolio.commands.terminal import enter
     from carefolio.terminology import store
 
     enter()
@@ -62,24 +66,21 @@ def migrate() -> None:
 def main() -> None:
     """The entry point: an error is one sentence, and the exit status 1."""
     try:
-        app()
-    except (
-        AccountError,
-        AgreementError,
-        ExtractError,
-        RegistryError,
-        SettingsError,
-        InstallationError,
-        PostgresError,
-        ArchiveError,
-        TerminologyError,
-        UsageError,
-    ) as error:
-        sys.exit(f"carefolio: {error}")
-    except database.UNAVAILABLE:
-        sys.exit("carefolio: the database does not answer: is scripts/up running?")
+        make_app(sys.argv[1] if len(sys.argv) > 1 else "")()
     except BrokenPipeError:
         sys.exit(1)
+    except Exception as error:
+        if isinstance(error, _told()):
+            sys.exit(f"carefolio: {error}")
+        from carefolio.cloud import database
+
+        if isinstance(error, database.UNAVAILABLE):
+            sys.exit("carefolio: the database does not answer: is scripts/up running?")
+        raise
+
+
+def _told() -> tuple[type[Exception], ...]:
+    return tuple(getattr(sys.modules[module], name) for module, name in _TOLD if module in sys.modules)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_every_command_that_the_documents_show_exists() -> None:
         for group, command in shown:
             if group in _ALONE:
                 continue
-            assert f'("{group}", ' in commands, (file.name, group)
+            assert f'"{group}": "' in commands, (file.name, group)
             known = f'{group}_app.command("{command}")' in commands or f', name="{command}")' in commands
             assert known, (file.name, group, command)
 

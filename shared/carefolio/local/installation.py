@@ -11,7 +11,6 @@ from pathlib import Path
 from carefolio.cloud import secrets
 from carefolio.cloud.settings import settings
 from carefolio.identity import sealed, tokens
-from carefolio.local import stand_in
 from carefolio.local.postgres import Postgres
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -95,6 +94,9 @@ class Installation:
             secrets.write(tokens.SECRET, tokens.new_signing_keys())
         if not (folder / sealed.SECRET).exists():
             secrets.write(sealed.SECRET, sealed.new_key())
+        # Only here: it brings along all that signs people in, which no other command needs.
+        from carefolio.local import stand_in
+
         stand_in.make_keys()
         if not (folder / PUSH_KEY).exists():
             key = tokens.new_signing_key()
