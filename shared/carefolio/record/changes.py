@@ -237,13 +237,11 @@ async def _tell(
         WITH given AS MATERIALIZED (
             SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::uuid[], $5::int[], $6::text[])
                 WITH ORDINALITY AS t (subscription_id, at, type, resource_id, version, change, position)
-        ), locked AS MATERIALIZED (
-            SELECT id FROM subscription WHERE id = ANY($1) ORDER BY id FOR UPDATE
         ), counted AS (
             UPDATE subscription s SET events = s.events + given.count FROM (
                 SELECT subscription_id, count(*) FROM given GROUP BY subscription_id
             ) AS given
-            WHERE s.id = given.subscription_id AND s.id IN (SELECT id FROM locked) AND s.listening
+            WHERE s.id = given.subscription_id AND s.listening
             RETURNING s.id, s.events - given.count AS before, s.webhook_id, s.lane
         ), added AS (
             INSERT INTO subscription_event (subscription_id, number, at, type, resource_id, version, change)

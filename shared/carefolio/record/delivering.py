@@ -36,7 +36,7 @@ from carefolio.record.write import RETRIED
 _SECONDS = 20
 # How long what was read to be told is told: what a person closes meanwhile is closed.
 _TURN = 2
-_READ_AT_ONCE = 20
+_MOST_AT_ONCE = 50
 _FIRST_PAUSE, _LONGEST_PAUSE = 10, 3600
 # After so long of failing it is in error, where it does not say itself; and then it is off.
 _IN_ERROR, _DAYS = 300, 7
@@ -112,11 +112,13 @@ async def serve(pool: Pool, receiver: uuid.UUID, lane: int) -> bool:
     if not await holder.take(name):
         return False
     try:
-        until = time.monotonic() + _SECONDS
-        while due := await _due(pool, receiver, lane):
+        until, some = time.monotonic() + _SECONDS, _MOST_AT_ONCE
+        while due := await _due(pool, receiver, lane, some):
             if time.monotonic() > until or not holder.holds(name):
                 return False
-            await _Turn(pool, due).go()
+            # Of a slow receiver no more are read than it takes at once: what is read is in the trail.
+            served = await _Turn(pool, due).go()
+            some = _MOST_AT_ONCE if served == len(due) else max(1, served)
     finally:
         await holder.leave(name)
     return True
@@ -131,7 +133,7 @@ _DUE = """
 """
 
 
-async def _due(pool: Pool, receiver: uuid.UUID, lane: int) -> list[asyncpg.Record]:
+async def _due(pool: Pool, receiver: uuid.UUID, lane: int, some: int) -> list[asyncpg.Record]:
     """The next subscriptions for which something is to be done, the one that waits longest first.
 
     ``over``: why nothing is to be told any more.
@@ -148,11 +150,12 @@ async def _due(pool: Pool, receiver: uuid.UUID, lane: int) -> list[asyncpg.Recor
                 SELECT FROM app_grant WHERE app_grant.id = s.grant_id AND {grants.LIVING}
             ) THEN 'the person does not allow the app any more' END AS over
         FROM subscription s JOIN webhook ON webhook.id = s.webhook_id
-        WHERE s.webhook_id = $1 AND s.lane = $2 AND {_DUE} ORDER BY s.last_at NULLS FIRST LIMIT 50
+        WHERE s.webhook_id = $1 AND s.lane = $2 AND {_DUE} ORDER BY s.last_at NULLS FIRST LIMIT $4
         """,  # noqa: S608 - ours
         receiver,
         lane,
         _DAYS,
+        some,
     )
     return rows
 
@@ -169,15 +172,18 @@ class _Turn:
         self._told: dict[uuid.UUID, list[made.Told]] = {}
         self._taken: dict[uuid.UUID, tuple[asyncpg.Record, int]] = {}
 
-    async def go(self) -> None:
+    async def go(self) -> int:
+        """How many were served."""
         await self._read()
-        until = time.monotonic() + _TURN
+        until, served = time.monotonic() + _TURN, 0
         try:
             for subscription in self._due:
                 if time.monotonic() > until or not await self._serve(subscription):
                     break
+                served += 1
         finally:
             await self._note()
+        return served
 
     async def _read(self) -> None:
         """What is to be told now, by reader."""
@@ -189,9 +195,7 @@ class _Turn:
                 wanted = made.Wanted(each["id"], each["delivered"] + 1, each["events"], most)
                 readers.setdefault(each["reader"], []).append(wanted)
         for reader, of_reader in readers.items():
-            # A few at a time: whose events are read is told of them at once, and the trail says so.
-            some = of_reader[:_READ_AT_ONCE]
-            self._told |= await made.events(self._pool, Reader.of_told(json.loads(reader)), some)
+            self._told |= await made.events(self._pool, Reader.of_told(json.loads(reader)), of_reader)
 
     async def _serve(self, subscription: asyncpg.Record) -> bool:
         """Do the next thing for a subscription; False where its receiver cannot be reached at all."""
@@ -205,8 +209,6 @@ class _Turn:
                 # Who was listening already and asked anew has what waits for him.
                 self._take(subscription, subscription["delivered" if subscription["listening"] else "events"])
             elif subscription["delivered"] < subscription["events"]:
-                if subscription["id"] not in self._told:
-                    return True
                 await self._tell(subscription, channel, self._told[subscription["id"]])
             else:
                 await _send(
@@ -270,11 +272,9 @@ class _Turn:
             return
         await self._pool.execute(
             """
-            WITH locked AS (SELECT id FROM subscription WHERE id = ANY($1) ORDER BY id FOR UPDATE)
             UPDATE subscription SET delivered = greatest(delivered, t.number), failures = 0, failing_since = NULL,
                 last_at = now(), paused_until = CASE WHEN failures > 0 THEN NULL ELSE paused_until END
-            FROM unnest($1::uuid[], $2::bigint[]) AS t (id, number) JOIN locked USING (id)
-            WHERE subscription.id = t.id
+            FROM unnest($1::uuid[], $2::bigint[]) AS t (id, number) WHERE subscription.id = t.id
             """,
             list(taken),
             [number for _, number in taken.values()],
