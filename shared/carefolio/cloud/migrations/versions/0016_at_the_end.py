@@ -5,11 +5,12 @@ from alembic import op
 revision = "0016"
 down_revision = "0015"
 
+# A database may have some of it from an earlier form of 0013 and 0014.
 STATEMENTS = (
-    "ALTER TABLE subscription ADD COLUMN grant_id uuid",
-    "DROP FUNCTION end_concepts",
+    "ALTER TABLE subscription ADD COLUMN IF NOT EXISTS grant_id uuid",
+    "DROP FUNCTION IF EXISTS end_concepts",
     """
-    CREATE FUNCTION index_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    CREATE OR REPLACE FUNCTION index_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp SET maintenance_work_mem = '256MB' AS $$
     DECLARE
         made text := 'concept_' || system;
@@ -22,7 +23,7 @@ STATEMENTS = (
     END $$
     """,
     """
-    CREATE FUNCTION attach_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+    CREATE OR REPLACE FUNCTION attach_concepts(system int) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = public, pg_temp AS $$
     BEGIN
         EXECUTE format('ALTER TABLE concept ATTACH PARTITION %I FOR VALUES IN (%s)', 'concept_' || system, system);
