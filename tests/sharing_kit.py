@@ -60,6 +60,7 @@ class World:
     pool: asyncpg.Pool
     hospital: Hospital
     other: Hospital
+    organisation: uuid.UUID
     patient: uuid.UUID
     code: str
     items: list[Item]
@@ -138,11 +139,11 @@ async def world(new_hospital: NewHospital, pool: asyncpg.Pool) -> AsyncIterator[
     late = [uuid.UUID(item.id) for item in items if item.delayed]
     for table in ("resource", "resource_history"):
         await pool.execute(f"UPDATE {table} SET available_from = now() + interval '3 days' WHERE id = ANY($1)", late)
-    here = World(pool, hospital, other, uuid.UUID(patient), code, items)
     numbers = {
         app.ods_code: await pool.fetchval("SELECT id FROM organisation WHERE ods_code = $1", app.ods_code)
         for app in (hospital, other)
     }
+    here = World(pool, hospital, other, numbers[hospital.ods_code], uuid.UUID(patient), code, items)
     for name, app in (("a1", hospital), ("a2", hospital), ("b1", other), ("b2", other)):
         here.teams[name] = await pool.fetchval(
             "INSERT INTO team (organisation_id, name) VALUES ($1, $2) RETURNING id", numbers[app.ods_code], name

@@ -5,6 +5,7 @@ The oracle below restates the rule (domain notes A8) in Python, by itself.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Iterator
@@ -16,7 +17,19 @@ from tests.conftest import unique
 from tests.functions.fhir_client import made, observation, send
 from tests.sharing_kit import Item, Person, World, new_session
 
-from carefolio.record import access, choosing_labels, finding, glass, includes, reading, search, sharing
+from carefolio.identity import webhooks
+from carefolio.record import (
+    access,
+    changes,
+    choosing_labels,
+    finding,
+    glass,
+    includes,
+    notifications,
+    reading,
+    search,
+    sharing,
+)
 from carefolio.record.labels import GENERAL, LABELS, MENTAL, SEXUAL
 from carefolio.record.sharing import SharingError
 
@@ -145,6 +158,49 @@ async def _at_every_door(world: World, person: Person, expected: set[str], visib
     assert versions.status == 200, (case, versions.body)
     told = {each["resource"]["id"] for each in versions.json.get("entry", []) if "resource" in each}
     assert told & {item.id for item in world.items} <= expected, case
+    assert await _noticed(world, person) == (expected, expected), case
+
+
+async def _noticed(world: World, person: Person) -> tuple[set[str], set[str]]:
+    """Of all items, as if each had just been written: of which he gets an event, and what he would be told of any."""
+    pool, reader, number = world.pool, person.reader(), uuid.uuid4()
+    receiver = await webhooks.receiver_at(pool, world.organisation, f"https://{number}.example.org", "test")
+    await pool.execute(
+        """
+        INSERT INTO subscription (id, logical_id, webhook_id, lane, waits, reader, filters, decided, channel,
+                                  headers_sealed, status, listening)
+        VALUES ($1::uuid, $1::uuid::text, $2, 0, $3, $4, '[["Observation", ""]]', '{Observation}', '{}', '', 'active',
+                true)
+        """,
+        number,
+        receiver,
+        not reader.is_professional,
+        json.dumps(reader.told()),
+    )
+    await pool.execute("INSERT INTO subscription_interest VALUES ('Observation', 0, $1)", number)
+    items = [uuid.UUID(item.id) for item in world.items]
+    await pool.execute("INSERT INTO record_change (ids, versions) VALUES ($1, $2)", items, [2] * len(items))
+    while not await changes.compare(pool):
+        await asyncio.sleep(0.05)
+    events = await pool.fetch("SELECT resource_id FROM subscription_event WHERE subscription_id = $1", number)
+    await pool.execute("DELETE FROM subscription_event WHERE subscription_id = $1", number)
+    await pool.execute(
+        """
+        INSERT INTO subscription_event (subscription_id, number, at, type, resource_id, version, change)
+        SELECT $1, position, now(), 'Observation', id, 2, 'update'
+        FROM unnest($2::uuid[]) WITH ORDINALITY AS t (id, position)
+        """,
+        number,
+        items,
+    )
+    wanted = notifications.Wanted(number, 1, len(items), len(items))
+    told = (await notifications.events(pool, reader, [wanted]))[number]
+    await pool.execute("DELETE FROM subscription WHERE id = $1", number)
+    await pool.execute("DELETE FROM record_change WHERE ids && $1", items)
+    await pool.execute("DELETE FROM webhook WHERE id = $1", receiver)
+    shown = {json.loads(each.content)["id"] for each in told if each.content is not None}
+    assert shown == {each.reference.partition("/")[2] for each in told if each.reference}
+    return {str(row["resource_id"]) for row in events}, shown
 
 
 async def test_a_glass_is_whole_again_after_signing_out(world: World) -> None:
@@ -272,7 +328,7 @@ async def test_the_second_lock_holds_by_itself(world: World, state: str, monkeyp
     """With the first rule out of order, PostgreSQL's own still tells nobody what is not his."""
     await world.aged(40)
     await world.state(state)
-    for module in (access, search, reading, includes, finding):
+    for module in (access, search, reading, includes, finding, changes, notifications):
         monkeypatch.setattr(module, "readable", lambda *_: "true")
     code, patient = f"http://loinc.org|{world.code}", world.patient
     for name in ("patient", "stranger", "contributor", "colleague", "member", "outsider", "individual", "carer"):
@@ -299,6 +355,7 @@ async def test_the_second_lock_holds_by_itself(world: World, state: str, monkeyp
         everything = await reading.everything(world.pool, reader, patient, count=1000)
         told = {each.id for each in everything.found} if everything else set()
         assert told & {uuid.UUID(item.id) for item in world.items} == expected, name
+        assert (await _noticed(world, world.people[name]))[1] == {str(each) for each in expected}, name
         assert await finding.name_of(world.pool, reader, patient) is not None or not visible
         assert await finding.name_of(world.pool, reader, patient) is None or visible, name
 
