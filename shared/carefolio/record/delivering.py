@@ -8,7 +8,6 @@ then, its events are kept for a week, and the first that is taken makes it activ
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
@@ -18,14 +17,15 @@ from typing import Any
 
 import asyncpg
 
-from carefolio.cloud import closing, database, mail
-from carefolio.cloud.database import UNAVAILABLE, Connection, Pool
+from carefolio.cloud import mail
+from carefolio.cloud.database import UNAVAILABLE, Pool
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import Event, log, where
 from carefolio.cloud.topics import RECORD_CHANGED
 from carefolio.fhir import text
 from carefolio.fhir.xml import serialise
 from carefolio.identity import grants, outside, sealed, webhooks
+from carefolio.record import lanes
 from carefolio.record import notifications as made
 from carefolio.record.access import Reader
 from carefolio.record.own_writes import rewrite
@@ -43,7 +43,6 @@ _IN_ERROR, _DAYS = 300, 7
 _MAIL_PAUSE, _MAIL_EVENTS = 300, 1000
 _TRIES = 5
 _ACTOR = "carefolio/subscriptions"
-_holders: dict[asyncio.AbstractEventLoop, _Holder] = {}
 
 
 class _FailedError(Exception):
@@ -54,60 +53,9 @@ class _FailedError(Exception):
         self.unreachable = unreachable
 
 
-class _Holder:
-    """A connection of its own, by which lanes are held: whoever dies lets go of them."""
-
-    def __init__(self) -> None:
-        self._connection: Connection | None = None
-        # By lane the connection that holds it: a new one holds none of those before.
-        self._held: dict[str, Connection] = {}
-        self._turn = asyncio.Lock()
-
-    async def take(self, lane: str) -> bool:
-        # Not given up half way: a lock that nobody knows of would stay.
-        return await asyncio.shield(self._take(lane))
-
-    async def _take(self, lane: str) -> bool:
-        async with self._turn:
-            if lane in self._held:
-                return False
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await database.connect()
-            taken = await self._connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", lane)
-            if taken:
-                self._held[lane] = self._connection
-            return bool(taken)
-
-    def holds(self, lane: str) -> bool:
-        """Whether the lane is still ours: its connection may have been lost."""
-        held = self._held.get(lane)
-        return held is not None and not held.is_closed()
-
-    async def leave(self, lane: str) -> None:
-        await asyncio.shield(self._leave(lane))
-
-    async def _leave(self, lane: str) -> None:
-        async with self._turn:
-            held = self._held.pop(lane, None)
-            if held is not None and not held.is_closed():
-                await held.execute("SELECT pg_advisory_unlock(hashtextextended($1, 0))", lane)
-
-    async def close(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-
-
-async def _close() -> None:
-    if holder := _holders.pop(asyncio.get_running_loop(), None):
-        await holder.close()
-
-
-closing.also(_close)
-
-
 async def serve(pool: Pool, receiver: uuid.UUID, lane: int) -> bool:
     """Serve what is due in a receiver's lane; False where another is at it, or something is left."""
-    holder = _holders.setdefault(asyncio.get_running_loop(), _Holder())
+    holder = lanes.holder()
     name = f"lane {receiver} {lane}"
     if not await holder.take(name):
         return False
@@ -394,13 +342,13 @@ async def sweep(pool: Pool) -> Swept:
             """,
             RECORD_CHANGED,
         )
-        lanes = await connection.fetch(
+        due = await connection.fetch(
             f"""
             SELECT DISTINCT s.webhook_id, s.lane FROM subscription s JOIN webhook ON webhook.id = s.webhook_id
             WHERE {_DUE}
             """  # noqa: S608 - ours
         )
-        await call(connection, [(row["webhook_id"], row["lane"]) for row in lanes])
+        await call(connection, [(row["webhook_id"], row["lane"]) for row in due])
         dropped = await connection.execute(
             "DELETE FROM subscription_event WHERE at < now() - make_interval(days => $1)", _DAYS
         )
@@ -412,4 +360,4 @@ async def sweep(pool: Pool) -> Swept:
     )
     for each in removed:
         await set_status(pool, each, OFF, "its receiver was removed")
-    return Swept(len(lanes), int(dropped.rpartition(" ")[2]))
+    return Swept(len(due), int(dropped.rpartition(" ")[2]))
