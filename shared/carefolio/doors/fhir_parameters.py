@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -10,6 +11,78 @@ from starlette.requests import Request
 from carefolio.doors.fhir_requests import FORM, FORM_TYPE, document_of, query_of
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import validate
+from carefolio.record.arguments import SearchError
+
+_NUMBER = re.compile(r"[0-9]{1,15}\Z")
+
+
+class Parameters:
+    """An operation's parameters; each is taken once, and one that nobody takes is unknown.
+
+    All of it raises SearchError that names the parameter.
+    """
+
+    def __init__(self, said: Iterable[tuple[str, Any]]) -> None:
+        self._by_name: dict[str, list[Any]] = {}
+        for name, value in said:
+            self._by_name.setdefault(name, []).append(value)
+
+    def done(self) -> None:
+        """Refuse a parameter that was not taken."""
+        for name in self._by_name:
+            raise SearchError(name, "not a parameter of this operation here")
+
+    def many(self, name: str) -> list[str]:
+        """Texts."""
+        return self._values(name, str, "no such type of it")
+
+    def listed(self, name: str) -> list[str]:
+        """Texts, each of which may be several with commas between."""
+        return list(dict.fromkeys(each for value in self.many(name) for each in value.split(",")))
+
+    def text(self, name: str, otherwise: str = "") -> str:
+        """A text."""
+        values = self.many(name) or [otherwise]
+        if len(values) > 1:
+            raise SearchError(name, "is given once")
+        return values[0]
+
+    def several(self, name: str) -> list[dict[str, Any]]:
+        """Values of a type that has elements."""
+        return self._values(name, dict, "has elements, and goes in Parameters")
+
+    def value(self, name: str) -> dict[str, Any] | None:
+        """A value of a type that has elements."""
+        values = self.several(name)
+        if len(values) > 1:
+            raise SearchError(name, "is given once")
+        return values[0] if values else None
+
+    def number(self, name: str, least: int = 0, most: int = 999_999_999) -> int | None:
+        """A number of this size."""
+        text = self.text(name)
+        if not text:
+            return None
+        if not _NUMBER.match(text) or not least <= int(text) <= most:
+            raise SearchError(name, f"a number from {least} to {most}")
+        return int(text)
+
+    def flag(self, name: str) -> bool:
+        """Whether it is true; where it is not given, it is not."""
+        return self.choice(name, "true", "false") == "true"
+
+    def choice(self, name: str, *choices: str) -> str:
+        """One of these, or nothing."""
+        text = self.text(name)
+        if text and text not in choices:
+            raise SearchError(name, f"one of {', '.join(choices)}")
+        return text
+
+    def _values(self, name: str, kind: type, otherwise: str) -> list[Any]:
+        values = self._by_name.pop(name, [])
+        if not all(isinstance(each, kind) for each in values):
+            raise SearchError(name, otherwise)
+        return values
 
 
 async def given(request: Request) -> list[tuple[str, Any]]:

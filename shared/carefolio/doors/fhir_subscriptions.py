@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 
 import asyncpg
@@ -14,34 +13,26 @@ from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_formats
 from carefolio.doors.bearer import authorised
-from carefolio.doors.fhir_parameters import given
+from carefolio.doors.fhir_parameters import Parameters, given
 from carefolio.doors.fhir_requests import reader_of
 from carefolio.fhir.errors import error
 from carefolio.mapping.serialise import dumps
 from carefolio.record import notifications, reading
 from carefolio.record.access import Reader
-from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.subscribing import EMPTY, FULL, ID_ONLY
 
-_NUMBER = re.compile(r"[0-9]{1,15}\Z")
-_MOST = 100
+_MOST, _LAST = 100, 10**15 - 1
 
 
 async def status(request: Request) -> Response:
     """GET or POST Subscription/$status (``id``, ``status``) and Subscription/[id]/$status."""
     fhir_formats.check_format(request)
     token = await authorised(request, "Subscription", "r")
-    ids, wanted = set(), set()
-    for name, value in await _texts(request):
-        if name == "id" and "id" not in request.path_params:
-            ids.update(value.split(","))
-        elif name == "status":
-            wanted.update(value.split(","))
-        else:
-            raise SearchError(name, "not a parameter of $status")
-    if one := request.path_params.get("id"):
-        ids.add(str(one))
+    asked, one = Parameters(await given(request)), request.path_params.get("id")
+    ids = [str(one)] if one else asked.listed("id")
+    wanted = asked.listed("status")
+    asked.done()
     with span("subscription status"):
         found = await _visible(reader_of(token), [internal_id("Subscription", each) for each in ids])
     if one and not found:
@@ -60,37 +51,21 @@ async def events(request: Request) -> Response:
     """GET or POST Subscription/[id]/$events: eventsSinceNumber, eventsUntilNumber, content; 100 at a time."""
     fhir_formats.check_format(request)
     token = await authorised(request, "Subscription", "r")
-    bounds = {"eventsSinceNumber": 1, "eventsUntilNumber": 2**62}
-    content = None
-    for name, value in await _texts(request):
-        if name in bounds:
-            if not _NUMBER.match(value):
-                raise SearchError(name, "a number")
-            bounds[name] = int(value)
-        elif name == "content":
-            if value not in (EMPTY, ID_ONLY, FULL):
-                raise SearchError(name, f"one of {EMPTY}, {ID_ONLY}, {FULL}")
-            content = value
-        else:
-            raise SearchError(name, "not a parameter of $events")
+    asked = Parameters(await given(request))
+    first, last = (asked.number(name, most=_LAST) for name in ("eventsSinceNumber", "eventsUntilNumber"))
+    content = asked.choice("content", EMPTY, ID_ONLY, FULL)
+    asked.done()
     reader = reader_of(token)
     found = await _visible(reader, [internal_id("Subscription", str(request.path_params["id"]))])
     if not found:
         raise error(404, "not-found", "no such Subscription, or not for this reader")
     number = found[0]["id"]
-    wanted = notifications.Wanted(number, bounds["eventsSinceNumber"], bounds["eventsUntilNumber"], _MOST)
+    wanted = notifications.Wanted(number, first or 1, _LAST if last is None else last, _MOST)
     with span("subscription events"):
         listed = await notifications.events(await database.pool(), reader, [wanted])
     # Of a type that this token does not read nothing is told, whoever subscribed.
     told = [each for each in listed[number] if reader.may(each.type, "r")]
     return answers.answer(notifications.bundle(found[0], notifications.QUERY_EVENT, told, content or ID_ONLY))
-
-
-async def _texts(request: Request) -> list[tuple[str, str]]:
-    said = await given(request)
-    if odd := next((name for name, value in said if not isinstance(value, str)), None):
-        raise SearchError(odd, "no such type of it")
-    return said
 
 
 async def _visible(reader: Reader, numbers: list[uuid.UUID]) -> list[asyncpg.Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
 from carefolio.doors import fhir_formats
 from carefolio.doors.bearer import authorised
-from carefolio.doors.fhir_parameters import given
+from carefolio.doors.fhir_parameters import Parameters, given
 from carefolio.doors.fhir_requests import reader_of
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import validate
@@ -31,7 +30,6 @@ from carefolio.terminology.concepts import TerminologyError
 from carefolio.terminology.expansion import Expansion, ExpansionError, Member, ValueSets
 from carefolio.terminology.store import Canonical, Incoming, find, find_posted
 
-_NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _MOST_PAGE, _LONGEST_FILTER, _MOST_CODINGS = 10_000, 200, 50
 _USE = "http://snomed.info/sct"
 
@@ -186,7 +184,7 @@ async def subsumes(request: Request) -> Response:
     url, version = at.url if at else asked.text("system"), asked.text("version")
     pair = []
     for letter in "AB":
-        coding = asked.value(f"coding{letter}", dict) or {}
+        coding = asked.value(f"coding{letter}") or {}
         code = asked.text(f"code{letter}") or str(coding.get("code", ""))
         url = url or str(coding.get("system", ""))
         if not code or coding.get("system", url) != url:
@@ -234,17 +232,15 @@ def _parameters(parameter: Sequence[dict[str, Any]]) -> Response:
     return answers.answer(dumps({"resourceType": "Parameters", "parameter": list(parameter)}))
 
 
-class _Asked:
-    """An operation's parameters; each is taken once, and one that nobody takes is unknown."""
+class _Asked(Parameters):
+    """A terminology operation: its parameters, and what they are asked of."""
 
     def __init__(self, request: Request, kind: str, reader: Reader, said: Sequence[tuple[str, Any]], pool: Any) -> None:
+        super().__init__(said)
         self.pool = pool
         self.organisation = reader.organisation_id
         self._request = request
         self._kind = kind
-        self._by_name: dict[str, list[Any]] = {}
-        for name, value in said:
-            self._by_name.setdefault(name, []).append(value)
 
     @classmethod
     async def of(cls, request: Request, kind: str) -> _Asked:
@@ -253,41 +249,6 @@ class _Asked:
         reader = reader_of(await authorised(request, "", ""))
         said = await given(request)
         return cls(request, kind, reader, said, await database.pool())
-
-    def done(self) -> None:
-        """Raise SearchError for a parameter that was not taken."""
-        for name in self._by_name:
-            raise SearchError(name, "not a parameter of this operation here")
-
-    def many(self, name: str) -> list[str]:
-        values = self._by_name.pop(name, [])
-        if not all(isinstance(each, str) for each in values):
-            raise SearchError(name, "no such type of it")
-        return values
-
-    def text(self, name: str) -> str:
-        values = self.many(name)
-        if len(values) > 1:
-            raise SearchError(name, "is given once")
-        return values[0] if values else ""
-
-    def value(self, name: str, kind: type) -> Any:
-        values = self._by_name.pop(name, [])
-        if len(values) > 1 or not all(isinstance(each, kind) for each in values):
-            raise SearchError(name, "is given once, and in Parameters")
-        return values[0] if values else None
-
-    def number(self, name: str) -> int | None:
-        text = self.text(name)
-        if text and not _NUMBER.match(text):
-            raise SearchError(name, "a number")
-        return int(text) if text else None
-
-    def flag(self, name: str) -> bool:
-        text = self.text(name)
-        if text not in ("", "true", "false"):
-            raise SearchError(name, "true or false")
-        return text == "true"
 
     def selectable(self) -> bool:
         """Whether codes for grouping alone do not count (``abstract`` false)."""
@@ -312,9 +273,9 @@ class _Asked:
         version = self.text("version") or self.text("systemVersion")
         if code:
             made.append(Coding(code, system or None, display, version))
-        said = [self.value(name, dict)] if name in self._by_name else []
-        if not single and "codeableConcept" in self._by_name:
-            said += (self.value("codeableConcept", dict) or {}).get("coding", [])
+        said = self.several(name)
+        if not single:
+            said += (self.value("codeableConcept") or {}).get("coding", [])
         made += [
             Coding(each.get("code", ""), each.get("system"), each.get("display", ""), each.get("version", ""))
             for each in said
@@ -340,7 +301,7 @@ class _Asked:
         if (number := self.path_id()) is not None:
             return (await self.posted(number)).content
         url, version = self.text("url"), self.text("valueSetVersion")
-        said = self.value("valueSet", dict)
+        said = self.value("valueSet")
         if said is not None:
             if issues := validate(said):
                 raise FhirError(400, issues)
