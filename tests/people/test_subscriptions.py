@@ -11,6 +11,7 @@ from tests.functions.test_subscriptions import Receiver, again, allow, by_topic,
 from tests.people_kit import NewApp, People, Visitor
 
 from carefolio.local import load
+from carefolio.record import purging
 
 __all__ = ["receiver"]
 
@@ -86,4 +87,22 @@ async def test_another_grant_of_the_same_app_opens_nothing(
             break
         await asyncio.sleep(0.05)
     assert await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", made.json["id"]) == "off"
+    assert len(receiver.calls) == 1
+
+
+async def test_a_subscription_that_is_purged_tells_nothing(
+    people: People, visitor: Visitor, new_app: NewApp, receiver: Receiver, pool: asyncpg.Pool
+) -> None:
+    who = await people.patient(visitor)
+    app = await new_app()
+    token = (await app.token(await app.allow("launch/patient patient/*.cruds offline_access"))).json["access_token"]
+    made = await app.fhir(token, "Subscription", "POST", by_topic(f"{receiver.base}/hook", "new-result"))
+    await allow(pool, receiver.base)
+    await receiver.until(1, lambda call: call.kind == "handshake")
+    number = uuid.UUID(made.json["id"])
+    await purging.purge(pool, "operator/test", uuid.UUID(who.record), "it was never asked for by him", items=[number])
+    assert (await app.fhir(token, f"Subscription/{number}")).status in (404, 410)
+    await people.hospital.accepted(load.report(who.nhs_number, unique()))
+    await asyncio.sleep(0.5)
+    assert await pool.fetchval("SELECT count(*) FROM subscription WHERE id = $1", number) == 0
     assert len(receiver.calls) == 1

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from carefolio.cloud.database import Connection, Pool
+from carefolio.fhir.errors import FhirError
 from carefolio.fhir.validation import Issue
 from carefolio.profiles import invariants
 from carefolio.profiles.trees import CORE, Definition, Node, ProfileError, named, tree
@@ -190,3 +191,12 @@ async def _invariants(resource: dict[str, Any], kind: str, walk: Walk) -> list[G
             reason = f"{each.key} was not evaluated: it is not known here, or takes too long"
             made.append((INFORMATION, Issue("not-supported", each.path, reason)))
     return made
+
+
+async def meet(connection: Connection, organisation: uuid.UUID, resource: dict[str, Any]) -> None:
+    """What a resource says of itself is so, as far as the profiles are known here. Raises FhirError (422)."""
+    claimed = [each for each in resource.get("meta", {}).get("profile", []) if each]
+    if claimed:
+        found = await check(connection, organisation, resource, claimed, everybodys_first=True)
+        if wrong := [issue for severity, issue in found if severity == ERROR]:
+            raise FhirError(422, wrong)

@@ -52,9 +52,12 @@ def filters_of(resource: dict[str, Any]) -> Filters:
 
 
 async def prepared(
-    connection: Connection, reader: Reader, resource: dict[str, Any], filters: Filters
-) -> dict[str, Any]:
-    """A Group with its members as they are now. Raises FhirError."""
+    connection: Connection, reader: Reader, resource: dict[str, Any], _number: uuid.UUID
+) -> tuple[dict[str, Any], Filters]:
+    """A Group, with its members as they are now where it has filters, and these. Raises FhirError."""
+    filters = filters_of(resource)
+    if not filters:
+        return resource, filters
     if reader.account is not None:
         raise error(403, "forbidden", "groups by a search are for systems (client credentials)", "Group")
     if resource.get("type") != "person" or resource.get("actual") is not True:
@@ -66,7 +69,7 @@ async def prepared(
         found = await members(connection, reader, filters)
     except SearchError as failure:
         raise error(422, "invalid", f"{failure.parameter}: {failure.reason}", "Group.modifierExtension") from None
-    return _with_members(resource, found)
+    return _with_members(resource, found), filters
 
 
 async def members(connection: Pool | Connection, reader: Reader, filters: Filters) -> list[tuple[uuid.UUID, str]]:
@@ -100,10 +103,15 @@ def _with_members(resource: dict[str, Any], found: Sequence[tuple[uuid.UUID, str
     return made
 
 
-async def keep(connection: Connection, number: uuid.UUID, reader: Reader, filters: Filters) -> None:
+async def remove(connection: Connection, number: uuid.UUID) -> None:
+    """The Group is refreshed no more."""
+    await connection.execute("DELETE FROM cohort WHERE group_id = $1", number)
+
+
+async def keep(connection: Connection, reader: Reader, number: uuid.UUID, _content: str, filters: Filters) -> None:
     """From now on the Group is refreshed in this reader's name; without filters no more."""
     if not filters:
-        await connection.execute("DELETE FROM cohort WHERE group_id = $1", number)
+        await remove(connection, number)
         return
     await connection.execute(
         """

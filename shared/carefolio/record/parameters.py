@@ -109,10 +109,17 @@ def check(resource: dict[str, Any]) -> None:
             raise error(422, "not-supported", reason, "SearchParameter.expression")
 
 
-async def store(connection: Connection, number: uuid.UUID, organisation_id: uuid.UUID, resource: Any) -> None:
-    """What a SearchParameter resource says from now on; ``resource`` None after its deletion. Raises FhirError."""
-    if resource is None or resource.get("status") != "active":
-        await connection.execute("DELETE FROM search_parameter WHERE id = $1", number)
+async def remove(connection: Connection, number: uuid.UUID) -> None:
+    """Nothing is searched by it any more."""
+    await connection.execute("DELETE FROM search_parameter WHERE id = $1", number)
+
+
+async def store(
+    connection: Connection, number: uuid.UUID, organisation_id: uuid.UUID, resource: dict[str, Any]
+) -> None:
+    """What a SearchParameter resource says from now on. Raises FhirError."""
+    if resource.get("status") != "active":
+        await remove(connection, number)
         return
     there = await connection.fetch("SELECT id, code FROM search_parameter WHERE organisation_id = $1", organisation_id)
     others = [row["code"] for row in there if row["id"] != number]

@@ -18,7 +18,7 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.hl7 import HL7Error
 from carefolio.identity.sender_settings import parse_settings
 from carefolio.mapping import UnsupportedTypeError
-from carefolio.record import links, matching
+from carefolio.record import effects, links, matching
 from carefolio.record.decisions import DecisionError, keep, retried
 from carefolio.record.matching import Owned
 from carefolio.record.rebuild import RebuildError, rebuild, write_difference
@@ -279,6 +279,9 @@ async def _take_items(
     if live:
         gone = [deletion(row["id"], row["type"], current[row["id"]]) for row in sorted(live, key=lambda row: row["id"])]
         await write(connection, Origin(uuid.uuid4(), actor), gone, datetime.now(UTC), patients=list(records))
+        for row in gone:
+            if (effect := effects.of(row.type)) is not None:
+                await effect.gone(connection, row.id)
     return [f"{row['type']}/{row['id']}" for row in rows]
 
 

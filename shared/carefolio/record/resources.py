@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import copy
 import dataclasses
-import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from carefolio.fhir import text
 from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.validation import validate
 from carefolio.profiles import checking
-from carefolio.record import cohorts, integrity, masking, national, parameters, search, subscribing
+from carefolio.record import effects, integrity, masking, parameters, search
 from carefolio.record.access import Reader, hidden, may_write_into
 from carefolio.record.consents import GRANTEE
 from carefolio.record.contributing import check_author, for_whom, marked, new_label, patient_of
@@ -34,9 +33,6 @@ from carefolio.record.includes import logical_id
 from carefolio.record.references import names_of, resolved
 from carefolio.record.rows import Known, Row, deletion, make_row
 from carefolio.record.write import RETRIED, Origin, StrangerError, known, write
-from carefolio.terminology import store
-from carefolio.terminology.concepts import TerminologyError
-from carefolio.terminology.resources import KINDS
 
 _TRIES = 5
 _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}\Z")
@@ -106,7 +102,8 @@ class _Commit:
     origin: Origin
     rows: dict[uuid.UUID, Row] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    subscriptions: dict[uuid.UUID, tuple[str, subscribing.Asked]] = field(default_factory=dict)
+    # What is to be kept beyond a resource: its content, or none where it goes, and what was prepared.
+    beyond: dict[uuid.UUID, tuple[effects.Effect, str | None, Any]] = field(default_factory=dict)
 
 
 async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation]) -> list[Result]:
@@ -123,8 +120,8 @@ async def commit(pool: Pool, reader: Reader, operations: Sequence[Operation]) ->
                     return await _commit(connection, reader, operations, locking=False)
             async with pool.acquire() as connection, connection.transaction():
                 results = await _commit(connection, reader, operations, locking=True)
-            if any(operation.type == "SearchParameter" for operation in operations):
-                await parameters.refresh(pool, now=True)
+            for done in effects.afterwards({operation.type for operation in operations}):
+                await done(pool)
             return results
         except RETRIED:
             if attempt == _TRIES - 1:
@@ -145,10 +142,9 @@ def _is_alone(operations: Sequence[Operation]) -> bool:
     if len(operations) != 1 or operations[0].query is not None or settings().referential_integrity:
         return False
     first = operations[0]
-    if first.type == "Patient":
-        # His NHS number is written too.
-        return first.method == "DELETE" or (first.resource is not None and not national.nhs_numbers(first.resource))
-    return first.type not in {"SearchParameter", "Subscription", "Group", *KINDS}
+    if first.method == "PATCH":
+        return effects.of(first.type) is None
+    return not effects.matters(first.type, None if first.method == "DELETE" else first.resource)
 
 
 async def _commit(
@@ -181,23 +177,13 @@ async def _commit(
             await write(connection, origin, rows, made.now, patients=patients if len(patients) == 1 else [])
         except StrangerError:
             raise error(422, "business-rule", "the patient is not known to this client") from None
-        for row in rows:
-            if row.type == "Patient" and row.content:
-                await national.register(connection, row.id, text.loads(row.content))
-            if row.type == "SearchParameter":
-                changed = text.loads(row.content) if row.content else None
-                await parameters.store(connection, row.id, reader.organisation_id, changed)
-            if row.type == "Subscription" and row.content is None:
-                await subscribing.remove(connection, row.id)
-            if row.type == "Group":
-                filters = cohorts.filters_of(text.loads(row.content)) if row.content else []
-                await cohorts.keep(connection, row.id, reader, filters)
-            if row.type in KINDS:
-                await _keep_canonical(connection, reader, row)
         if settings().referential_integrity:
             await integrity.check(connection, rows)
-    for number, (name, asked) in made.subscriptions.items():
-        await subscribing.store(connection, number, name, reader, asked)
+    for number, (effect, content, said) in sorted(made.beyond.items()):
+        if content is None:
+            await effect.gone(connection, number)
+        else:
+            await effect.keep(connection, reader, number, content, said)
     for later, first in again:
         assert first.done is not None
         later.done = dataclasses.replace(first.done, status=200)
@@ -211,31 +197,6 @@ async def _commit(
     for result, content in zip(done, contents, strict=True):
         result.content = content
     return done
-
-
-async def _meet_profiles(
-    connection: Connection, reader: Reader, resource: dict[str, Any], operation: Operation
-) -> None:
-    """What a resource says of itself is so, as far as the profiles are known here. Raises FhirError."""
-    claimed = [each for each in resource.get("meta", {}).get("profile", []) if each]
-    if claimed:
-        organisation = reader.organisation_id
-        found = await checking.check(connection, organisation, resource, claimed, everybodys_first=True)
-        if wrong := [issue for severity, issue in found if severity == "error"]:
-            raise FhirError(422, wrong)
-
-
-async def _keep_canonical(connection: Connection, reader: Reader, row: Row) -> None:
-    """A code system, value set, concept map or profile is its organisation's from now on. Raises FhirError."""
-    said = text.loads(row.content) if row.content else None
-    if said is None or "url" not in said or reader.account is not None:
-        await store.remove_posted(connection, row.id)
-        return
-    try:
-        incoming = await asyncio.to_thread(lambda: store.Incoming.of(json.loads(row.content or "")))
-        await store.add(connection, [incoming], f"{row.type}/{said['id']}", reader.organisation_id, row.id)
-    except TerminologyError as failure:
-        raise error(422, "business-rule", str(failure), row.type) from None
 
 
 def _once(work: Sequence[_Work]) -> list[tuple[_Work, _Work]]:
@@ -347,7 +308,7 @@ def _check_twice(work: Sequence[_Work]) -> None:
 
 
 async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
-    operation, current = work.operation, work.current
+    operation, current, effect = work.operation, work.current, effects.of(work.operation.type)
     live = current is not None and current.live
     consent = current.content if live and current is not None and operation.type == "Consent" else None
     if consent is not None and GRANTEE in consent:
@@ -367,6 +328,8 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
             raise error(409, "conflict", "other organisations contributed to the resource", operation.place)
         row = deletion(work.number, operation.type, current)
         made.rows[work.number] = row
+        if effect is not None:
+            made.beyond[work.number] = effect, None, None
         work.done = Result(204, operation.type, work.id, row.version, made.now, None)
         return
     if operation.method == "PATCH":
@@ -385,14 +348,15 @@ async def _do(connection: Connection, made: _Commit, work: _Work) -> None:
     resource["id"] = work.id
     resource = await resolved(connection, made.reader, resource, made.names, operation.place)
     resource = await marked(connection, made.reader, resource)
-    if operation.type == "Subscription":
-        resource, asked = await subscribing.prepared(connection, made.reader, resource, work.number)
-        made.subscriptions[work.number] = work.id, asked
-    if operation.type == "Group" and (filters := cohorts.filters_of(resource)):
-        resource = await cohorts.prepared(connection, made.reader, resource, filters)
+    said = None
+    if effect is not None:
+        resource, said = await effect.prepared(connection, made.reader, resource, work.number)
     if settings().enforce_profiles:
-        await _meet_profiles(connection, made.reader, resource, operation)
+        await checking.meet(connection, made.reader.organisation_id, resource)
     row_made = await _row(connection, made, work, resource)
+    content = row_made.content if row_made is not None else current.content if current is not None else None
+    if effect is not None and (row_made is not None or effect.of_same):
+        made.beyond[work.number] = effect, content, said
     if row_made is None:
         assert current is not None
         assert current.content is not None

@@ -25,6 +25,7 @@ from carefolio.record.access import Reader
 from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.conditions import BY_MEANING, Conditions
 from carefolio.record.ids import internal_id
+from carefolio.record.includes import logical_id
 from carefolio.record.places import key
 from carefolio.record.search_terms import condition, reference_of, split, unescape
 from carefolio.record.topics import TOPICS
@@ -286,7 +287,7 @@ def _end(resource: dict[str, Any]) -> datetime | None:
         raise error(422, "value", "not a moment that comes", "Subscription.end") from None
 
 
-async def store(connection: Connection, number: uuid.UUID, logical_id: str, reader: Reader, asked: Asked) -> None:
+async def keep(connection: Connection, reader: Reader, number: uuid.UUID, content: str, asked: Asked) -> None:
     """Keep what a Subscription asks for from now on; it is begun by the queue. Raises FhirError."""
     await _check_number(connection, reader, number)
     wanted = {kind: interests(kind, query, reader.organisation_id) for kind, query in asked.filters}
@@ -309,7 +310,7 @@ async def store(connection: Connection, number: uuid.UUID, logical_id: str, read
                 AND s.topic IS NOT DISTINCT FROM excluded.topic AND s.filters = excluded.filters
         """,
         number,
-        logical_id,
+        logical_id(content),
         receiver,
         number.int % LANES,
         # Who is no person's reader reads what this organisation contributed, and nothing else.
