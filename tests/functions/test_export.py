@@ -174,7 +174,7 @@ async def test_asked_by_parameters_in_a_body(owner: Hospital) -> None:
     [("_type=Nothing", "_type"), ("_outputFormat=csv", "_outputFormat"), ("_since=yesterday", "_since"),
      ("_typeFilter=Observation", "_typeFilter"), ("_typeFilter=Observation%3Fodd%3D1", "odd"), ("odd=1", "odd"),
      ("_elements=Patient.odd", "_elements"),
-     ("includeAssociatedData=LatestProvenanceResources", "includeAssociatedData"),
+     ("includeAssociatedData=LatestProvenanceResources,odd", "includeAssociatedData"),
      ("_typeFilter=Patient%3Fname%3Aexact%3D" + "x" * 9000, "")],
 )  # fmt: skip
 async def test_what_cannot_be_is_told_at_once(owner: Hospital, query: str, place: str) -> None:
@@ -183,6 +183,44 @@ async def test_what_cannot_be_is_told_at_once(owner: Hospital, query: str, place
         assert (reply.status, place in reply.body.decode()) == (400, True), reply.body
     else:
         assert reply.status in (202, 400, 414)
+
+
+async def test_from_where_it_came_goes_with_it(new_hospital: NewHospital) -> None:
+    """The Provenances that a search finds, ours and what a client said, of the newest version or of all."""
+    hospital = await new_hospital(scope="system/*.cruds")
+    person = Person(nhs(), unique("L"))
+    await end(hospital, person.message("A28", rest="AL1|1|DA|P^Penicillin"))
+    moved = person.message("A31", "20261102090000", "AL1|1|DA|P^Penicillin").replace("1 Road", "2 Road")
+    await end(hospital, moved)
+    [allergy] = await hospital.search("AllergyIntolerance")
+    said = {
+        "resourceType": "Provenance", "target": [{"reference": f"AllergyIntolerance/{allergy['id']}"}],
+        "recorded": "2026-01-01T00:00:00Z", "agent": [{"who": {"display": "Dr Farrow"}}],
+    }  # fmt: skip
+    for _ in range(2):
+        made = await hospital.request("POST", "/fhir/R4/Provenance", json=said, headers=await hospital.bearer())
+        assert made.status == 201, made.body
+    searched = {}
+    for kind in ("Patient", "AllergyIntolerance"):
+        [one] = await hospital.search(kind)
+        for each in await hospital.search(f"Provenance?target={kind}/{one['id']}"):
+            searched[each["id"]] = each
+    _, found = await exported(hospital, "$export?includeAssociatedData=RelevantProvenanceResources")
+    assert set(found) == {"Patient", "AllergyIntolerance", "Provenance"}
+    assert {each["id"]: each for each in found["Provenance"]} == searched
+    path = "$export?includeAssociatedData=LatestProvenanceResources&_elements=Provenance.target"
+    _, found = await exported(hospital, path)
+    [patient] = found["Patient"]
+    newest = [each["target"][0]["reference"] for each in found["Provenance"]]
+    named = {f"{each['resourceType']}/{each['id']}": each["meta"]["versionId"] for each in (patient, allergy)}
+    ours = [f"{name}/_history/{version}" for name, version in named.items()]
+    assert sorted(newest) == sorted([*ours, f"AllergyIntolerance/{allergy['id']}"])
+    assert "entity" not in found["Provenance"][0]
+    _, found = await exported(hospital, "$export?_type=Patient&includeAssociatedData=RelevantProvenanceResources")
+    assert {each["target"][0]["reference"].split("/")[0] for each in found["Provenance"]} == {"Patient"}
+    narrow = {"Authorization": f"Bearer {await hospital.authorize('system/Patient.rs')}"}
+    reply = await begun(hospital, "$export?includeAssociatedData=LatestProvenanceResources", headers=narrow)
+    assert (reply.status, "includeAssociatedData" in reply.body.decode()) == (400, True)
 
 
 async def test_lenient_passes_over_what_it_does_not_know(owner: Hospital) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from datetime import UTC
 from email.utils import format_datetime
 from typing import Any
@@ -126,7 +126,9 @@ def _text(name: str, value: Any) -> str:
 
 def _asked(query: list[tuple[str, str]], level: str, *, lenient: bool) -> dict[str, Any]:
     """What is asked for. Raises SearchError naming the parameter."""
-    made: dict[str, Any] = {"level": level, "types": [], "since": None, "filters": [], "elements": [], "patients": None}
+    made: dict[str, Any] = {
+        "level": level, "types": [], "since": None, "filters": [], "elements": [], "patients": None, "associated": [],
+    }  # fmt: skip
     for name, value in query:
         if name == "_outputFormat":
             if value not in _FORMATS:
@@ -139,6 +141,8 @@ def _asked(query: list[tuple[str, str]], level: str, *, lenient: bool) -> dict[s
             made["filters"] += [_type_filter(each) for each in _parted(value)]
         elif name == "_elements":
             made["elements"] += [list(each.strip().rpartition(".")[::2]) for each in value.split(",") if each.strip()]
+        elif name == "includeAssociatedData":
+            made["associated"] = _associated(value.split(","), lenient=lenient) or made["associated"]
         elif name == "patient" and level != "system":
             made["patients"] = [*(made["patients"] or []), _patient(value)]
             if len(made["patients"]) > _MOST_PATIENTS:
@@ -146,6 +150,14 @@ def _asked(query: list[tuple[str, str]], level: str, *, lenient: bool) -> dict[s
         elif not lenient and name not in ("_format", "_pretty"):
             raise SearchError(name[:40], _UNKNOWN)
     return made
+
+
+def _associated(values: Sequence[str], *, lenient: bool) -> list[str]:
+    """All Provenances have the latest among them. Raises SearchError."""
+    known = [each for each in (bulk.ALL, bulk.LATEST) if each in values]
+    if len(known) < len(set(values)) and not lenient:
+        raise SearchError("includeAssociatedData", f"{bulk.LATEST} or {bulk.ALL}")
+    return known[:1]
 
 
 def _parted(value: str) -> Iterator[str]:

@@ -22,10 +22,11 @@ from carefolio.fhir import text
 from carefolio.fhir.definitions import NO_ENDPOINT, elements, resource_types
 from carefolio.identity import scopes
 from carefolio.mapping.serialise import dumps
-from carefolio.record import cohorts, jobs
+from carefolio.record import cohorts, jobs, provenance
 from carefolio.record.access import Reader, opened, readable, resources
 from carefolio.record.arguments import Arguments, SearchError
 from carefolio.record.ids import internal_id
+from carefolio.record.includes import logical_id
 from carefolio.record.jobs import Job, JobError, NotYetError
 from carefolio.record.search_terms import condition
 
@@ -35,6 +36,8 @@ _OF_PART, _AT_ONCE, _OF_NOBODY = 1000, 100, 2000
 # What was changed by clocks a little ahead of this one, and by who had his time before he began.
 _MARGIN = timedelta(seconds=2)
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
+# Values of includeAssociatedData (Bulk Data Access 2.0).
+LATEST, ALL = "LatestProvenanceResources", "RelevantProvenanceResources"
 # Made when they are read, and never stored.
 MADE = frozenset({"Provenance", "AuditEvent"})
 
@@ -55,6 +58,8 @@ def check(reader: Reader, asked: dict[str, Any]) -> None:
         if kind not in resource_types():
             raise SearchError("_typeFilter", f"{kind[:40]} is no resource type")
         _filter(kind, query, Arguments(organisation_id=reader.organisation_id))
+    if asked["associated"] and not reader.may("Provenance", "r"):
+        raise SearchError("includeAssociatedData", "Provenance is not open to this client")
     for kind, name in asked["elements"]:
         if kind and (kind not in resource_types() or name not in elements(kind)):
             raise SearchError("_elements", f"{kind[:40]}.{name[:40]} is no element")
@@ -226,17 +231,60 @@ async def _write(
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, query)
             SELECT {actor}, {organisation}, 'export', patient_id, string_agg(DISTINCT type, ','), '{job.id}'
             FROM found WHERE patient_id IS NOT NULL GROUP BY patient_id
-        ) SELECT id, type, opened.content FROM found JOIN {opened(reader, arguments)} USING (id, version)
+        ) SELECT id, version, type, opened.content FROM found JOIN {opened(reader, arguments)} USING (id, version)
         ORDER BY type, id
         """,  # noqa: S608 - ours
         *arguments,
         timeout=120,
     )
     await asyncio.to_thread(_put, rows, _elements(job), out)
+    # A release before this one told of no such data.
+    for name in job.asked.get("associated", []):
+        await _associated(pool, job, rows, out, latest=name == LATEST)
     if most is None or len(rows) < most:
         return None
     last: uuid.UUID = max(row["id"] for row in rows)
     return last
+
+
+async def _associated(pool: Pool, job: Job, rows: Sequence[Any], out: Writers, *, latest: bool) -> None:
+    """From where what was found came: what we know of it, and what clients have said (stored Provenances)."""
+    found = [row for row in rows if row["type"] not in MADE]
+    for start in range(0, len(found), _AT_ONCE):
+        portion = found[start : start + _AT_ONCE]
+        versions = [(row["id"], row["version"]) for row in portion]
+        made = await provenance.of_found(pool, _reader(job), versions, latest=latest)
+        lines = [dumps(each).decode() for each in made]
+        if "Provenance" not in job.asked["types"]:
+            lines += await _said(pool, job, [f"{row['type']}/{logical_id(row['content'])}" for row in portion], latest)
+        listed = [{"type": "Provenance", "content": line} for line in lines]
+        await asyncio.to_thread(_put, listed, _elements(job), out)
+
+
+async def _said(pool: Pool, job: Job, targets: Sequence[str], latest: bool) -> list[str]:
+    """The Provenances that clients have stored of these: of each the newest, or all."""
+    reader = _reader(job)
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    of_them = condition("Provenance", "target", ",".join(targets), arguments)
+    source, may_read = resources(reader, arguments.values), readable(reader, arguments.values)
+    rows = await pool.fetch(
+        f"""
+        WITH found AS MATERIALIZED (
+            SELECT id, version, last_updated FROM {source} WHERE type = 'Provenance' AND {of_them} AND {may_read}
+        ) SELECT opened.content FROM found JOIN {opened(reader, arguments.values)} USING (id, version)
+        ORDER BY found.last_updated DESC, id
+        """,  # noqa: S608 - the predicates are ours, their values are arguments
+        *arguments.values,
+    )
+    left = set(targets)
+    lines = []
+    for row in rows:
+        about = {str(each.get("reference", "")) for each in text.loads(row["content"])["target"]}
+        about = {"/".join(each.split("/_history/")[0].split("/")[-2:]) for each in about}
+        if not latest or about & left:
+            lines.append(row["content"])
+        left -= about
+    return lines
 
 
 def _filters(job: Job, arguments: list[Any]) -> str:

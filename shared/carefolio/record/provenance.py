@@ -6,6 +6,8 @@ were.
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
 import uuid
 from collections.abc import Sequence
@@ -16,9 +18,9 @@ import orjson
 
 from carefolio.cloud.database import Pool
 from carefolio.fhir.definitions import resource_types
-from carefolio.hl7 import HL7Error
+from carefolio.hl7 import HL7Error, Message
 from carefolio.identity.sender_settings import parse_settings
-from carefolio.mapping import codes
+from carefolio.mapping import Mapped, Source, codes
 from carefolio.mapping.explain import sources
 from carefolio.mapping.serialise import dumps
 from carefolio.record.access import Reader, readable
@@ -80,7 +82,7 @@ async def of_target(pool: Pool, reader: Reader, kind: str, number: uuid.UUID) ->
     """One Provenance for each version that an element of the present one came with, the newest first."""
     arguments: list[Any] = [number, kind, reader.actor, reader.organisation_id]
     now, then = readable(reader, arguments), readable(reader, arguments, "resource_history")
-    columns = "version, message_id, place, content, patient_id, organisations"
+    columns = "id, type, version, message_id, place, content, patient_id, organisations"
     rows = await pool.fetch(
         f"""
         WITH found AS (
@@ -98,12 +100,39 @@ async def of_target(pool: Pool, reader: Reader, kind: str, number: uuid.UUID) ->
     )
     if not rows or not rows[0]["now"]:
         return []
+    return await _of_versions(rows, _Origins(pool))
+
+
+async def of_found(
+    pool: Pool, reader: Reader, found: Sequence[tuple[uuid.UUID, int]], *, latest: bool
+) -> list[dict[str, Any]]:
+    """The Provenances of these versions of resources, which the reader has found: the newest alone, or all of them."""
+    arguments: list[Any] = [[number for number, _ in found], [version for _, version in found]]
+    then = readable(reader, arguments, "resource_history")
+    columns = "id, type, version, message_id, place, content, organisations"
+    rows = await pool.fetch(
+        f"""
+        WITH wanted AS (SELECT * FROM unnest($1::uuid[], $2::int[]) AS t (id, until))
+        SELECT {columns}, last_updated AS at FROM resource JOIN wanted USING (id) WHERE version <= until
+        UNION ALL
+        SELECT {columns}, valid_from FROM resource_history JOIN wanted USING (id)
+        WHERE version <= until AND content IS NOT NULL AND (version = until OR {then})
+        ORDER BY id, version DESC
+        """,  # noqa: S608 - the predicates are ours, their values are arguments
+        *arguments,
+    )
+    origins = _Origins(pool)
+    made: list[dict[str, Any]] = []
+    for _, versions in itertools.groupby(rows, lambda row: row["id"]):
+        of_one = await _of_versions(list(versions)[:_MOST_VERSIONS], origins)
+        made += of_one[:1] if latest else of_one
+    return made
+
+
+async def _of_versions(rows: Sequence[asyncpg.Record], origins: _Origins) -> list[dict[str, Any]]:
+    """Of the versions of one resource, the newest first."""
     elements = _written_with(rows)
-    return [
-        await _provenance(pool, kind, number, row, elements[row["version"]])
-        for row in rows
-        if elements.get(row["version"])
-    ]
+    return [await _provenance(origins, row, elements[row["version"]]) for row in rows if elements.get(row["version"])]
 
 
 def _written_with(rows: Sequence[asyncpg.Record]) -> dict[int, list[str]]:
@@ -140,13 +169,60 @@ def _leaves(resource: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-async def _provenance(
-    pool: Pool, kind: str, number: uuid.UUID, row: asyncpg.Record, elements: Sequence[str]
-) -> dict[str, Any]:
+class _Origins:
+    """What resources came from, each read and mapped once: a message makes several."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._messages: dict[uuid.UUID, asyncpg.Record | None] = {}
+        self._files: dict[tuple[uuid.UUID, tuple[uuid.UUID, ...]], asyncpg.Record | None] = {}
+        self._mapped: dict[uuid.UUID, tuple[Message, list[Mapped], Source] | None] = {}
+
+    async def message(self, number: uuid.UUID) -> asyncpg.Record | None:
+        """The message of this number."""
+        if number not in self._messages:
+            self._messages[number] = await self._pool.fetchrow(f"{SELECT_MESSAGE} WHERE message.id = $1", number)
+        return self._messages[number]
+
+    async def file(self, number: uuid.UUID, organisations: Sequence[uuid.UUID]) -> asyncpg.Record | None:
+        """The file of an extract of this number, and whose it is among these."""
+        key = number, tuple(organisations)
+        if key not in self._files:
+            self._files[key] = await self._pool.fetchrow(_FILE, number, organisations)
+        return self._files[key]
+
+    async def fields(self, message: asyncpg.Record, kind: str, place: str | None) -> dict[str, str]:
+        """Element -> field of what a message says at a place, as it is mapped today."""
+        if message["id"] not in self._mapped:
+            self._mapped[message["id"]] = await self._map(message)
+        mapped = self._mapped[message["id"]]
+        if mapped is None:
+            return {}
+        parsed, parts, source = mapped
+        for part in parts:
+            for entry in part.entries:
+                if (entry.type, entry.place) == (kind, place):
+                    return sources(parsed, part, entry, source)
+        return {}
+
+    async def _map(self, message: asyncpg.Record) -> tuple[Message, list[Mapped], Source] | None:
+        settings = parse_settings(message["settings"])
+        source = await source_of(
+            self._pool, message["organisation_id"], message["ods_code"], message["codes_version"], settings
+        )
+        try:
+            parsed, parts = await asyncio.to_thread(map_stored, message["raw"], settings, source)
+        except (HL7Error, ValueError):
+            return None
+        return parsed, parts, source
+
+
+async def _provenance(origins: _Origins, row: asyncpg.Record, elements: Sequence[str]) -> dict[str, Any]:
+    kind, number = row["type"], row["id"]
     version = row["version"]
     message = None
     if row["message_id"] is not None:
-        message = await pool.fetchrow(f"{SELECT_MESSAGE} WHERE message.id = $1", row["message_id"])
+        message = await origins.message(row["message_id"])
     made: dict[str, Any] = {
         "resourceType": "Provenance",
         "id": f"{number.hex}-{version}",
@@ -159,12 +235,12 @@ async def _provenance(
     fields: dict[str, str] = {}
     file = None
     if message is None and row["message_id"] is not None:
-        file = await pool.fetchrow(_FILE, row["message_id"], row["organisations"])
+        file = await origins.file(row["message_id"], row["organisations"])
     if file is not None:
         made["agent"] = [{"who": {"identifier": {"system": _ODS, "value": file["ods_code"]}}}]
     if message is not None:
         made["agent"] = [{"who": {"identifier": {"system": _ODS, "value": message["ods_code"]}}}]
-        fields = await _fields(pool, message, kind, row["place"])
+        fields = await origins.fields(message, kind, row["place"])
     said = [
         {
             "url": ELEMENT,
@@ -184,18 +260,3 @@ async def _provenance(
         shown = f"{row['place']}, {file['path'].rpartition('/')[2]}"
         what = {"identifier": {"system": EXTRACT, "value": str(row["message_id"])}, "display": shown}
     return made | {"entity": [{"extension": said, "role": "source", "what": what}]}
-
-
-async def _fields(pool: Pool, message: asyncpg.Record, kind: str, place: str | None) -> dict[str, str]:
-    """Element -> field of what a message says at a place, as it is mapped today."""
-    settings = parse_settings(message["settings"])
-    source = await source_of(pool, message["organisation_id"], message["ods_code"], message["codes_version"], settings)
-    try:
-        parsed, parts = map_stored(message["raw"], settings, source)
-    except (HL7Error, ValueError):
-        return {}
-    for part in parts:
-        for entry in part.entries:
-            if (entry.type, entry.place) == (kind, place):
-                return sources(parsed, part, entry, source)
-    return {}
