@@ -16,11 +16,14 @@ from carefolio.cloud import database, push
 from carefolio.cloud.health import health_routes
 from carefolio.cloud.http import Door, json_error
 from carefolio.cloud.telemetry import span
+from carefolio.doors import fhir_later
+from carefolio.doors.fhir_routes import DOOR
 from carefolio.record import bulk, importing, searching_later
 from carefolio.record import jobs as work_of
 
 # The kinds that this function knows: each registers itself.
 KINDS = (bulk.KIND, importing.KIND, searching_later.KIND)
+fhir_later.serve(DOOR)
 
 
 async def work(request: Request) -> Response:

@@ -67,6 +67,18 @@ def writer(name: str, at: str | None = None) -> Iterator[BinaryIO]:
         raise
 
 
+def read(name: str, at: str | None = None) -> bytes:
+    """All of a small file. Raises FileNotFoundError."""
+    with reader(name, at) as file:
+        return file.read()
+
+
+def write(name: str, content: bytes, at: str | None = None) -> None:
+    """A small file, whole or not at all. Raises OSError."""
+    with writer(name, at) as file:
+        file.write(content)
+
+
 def _protocols(filesystem: Any) -> tuple[str, ...]:
     found = filesystem.protocol
     return (found,) if isinstance(found, str) else tuple(found)

@@ -110,5 +110,4 @@ async def _profile(pool: Pool, function: str, asked: Any) -> None:
 
 
 def _write(name: str, profiler: Any) -> None:
-    with files.writer(name) as file:
-        file.write(profiler.output_html().encode())
+    files.write(name, profiler.output_html().encode())

@@ -162,8 +162,8 @@ async def search_type(request: Request) -> Response:
     if "patient" in request.path_params:
         patient = internal_id("Patient", str(request.path_params["patient"]))
         path = f"Patient/{request.path_params['patient']}/{kind}"
-    elif "respond-async" in answers.preferences(request):
-        return await fhir_jobs.search_later(request, reader_of(token), kind, await query_of(request))
+    if "respond-async" in answers.preferences(request):
+        return await fhir_jobs.search_later(request, reader_of(token), kind, await query_of(request), patient)
     return await _search(request, token, [kind], path, patient)
 
 

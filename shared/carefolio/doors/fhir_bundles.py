@@ -10,12 +10,11 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Message
 
-from carefolio.cloud.database import Pool
+from carefolio.cloud.database import UNAVAILABLE, Pool
 from carefolio.doors import fhir_answers as answers
+from carefolio.doors import fhir_within
 from carefolio.doors.fhir_requests import versions_of
 from carefolio.fhir import text
 from carefolio.fhir.definitions import resource_types
@@ -24,7 +23,6 @@ from carefolio.fhir.patch import fhirpath_patch, json_patch
 from carefolio.fhir.validation import validate
 from carefolio.identity import scopes
 from carefolio.identity.tokens import Token
-from carefolio.mapping.serialise import dumps
 from carefolio.record import resources
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
@@ -83,6 +81,9 @@ async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any]
             made.append(answers.failed_entry(failure))
         except SearchError as failure:
             made.append(answers.failed_entry(error(400, "invalid", str(failure), place)))
+        except UNAVAILABLE:
+            # What came before it is done, and is told.
+            made.append(answers.failed_entry(error(503, "transient", "the record is not available", place)))
     return made
 
 
@@ -160,24 +161,17 @@ async def _check_reads(
 
 async def _read(request: Request, entry: dict[str, Any]) -> str:
     """A GET entry: any interaction that reads."""
-    status, found, body = await _asked(request, entry)
-    said: dict[str, Any] = {"status": f"{status} {HTTPStatus(status).phrase}"}
-    if etag := found.get("etag"):
-        said["etag"] = etag
-    if status >= HTTPStatus.BAD_REQUEST:
-        return dumps({"response": said | {"outcome": text.loads(body)}}).decode()
-    resource = f'"resource":{body.decode()},' if body else ""
-    return f'{{{resource}"response":{dumps(said).decode()}}}'
+    return fhir_within.entry(await _asked(request, entry))
 
 
-async def _asked(request: Request, entry: dict[str, Any]) -> tuple[int, Headers, bytes]:
+async def _asked(request: Request, entry: dict[str, Any]) -> fhir_within.Answer:
     """A GET entry as a request of its own with the same token."""
     asked = entry["request"]
     path, _, query = str(asked.get("url", "")).removeprefix(answers.base()).lstrip("/").partition("?")
     conditions = {"ifNoneMatch": b"if-none-match", "ifModifiedSince": b"if-modified-since"}
     headers = [
         (b"accept", b"application/fhir+json"),
-        *((name, value) for name, value in request.scope["headers"] if name in (b"authorization", b"prefer")),
+        *((name, value) for name, value in request.scope["headers"] if name in (b"authorization", b"host", b"prefer")),
         *((name, str(asked[said]).encode("latin-1", "replace")) for said, name in conditions.items() if said in asked),
     ]
     scope = {
@@ -187,14 +181,4 @@ async def _asked(request: Request, entry: dict[str, Any]) -> tuple[int, Headers,
         "query_string": quote(query, safe="%=&:/?|,$+-._~;@!*'()").encode(),
         "headers": headers,
     }
-    status, found, body = 0, Headers(), b""
-
-    async def collect(message: Message) -> None:
-        nonlocal status, found, body
-        if message["type"] == "http.response.start":
-            status, found = message["status"], Headers(raw=message["headers"])
-        else:
-            body += message.get("body", b"")
-
-    await request.scope["fhir.door"](scope, request.receive, collect)
-    return status, found, body
+    return await fhir_within.ask(request.scope["fhir.door"], scope)

@@ -79,7 +79,7 @@ async def _export(request: Request, level: str) -> Response:
         asked["patients"] = sorted(wanted & set(members))
     bulk.check(reader, asked)
     asked |= await bulk.asked_now(pool)
-    return await begun(jobs.make(pool, bulk.KIND, reader, _address(request), asked))
+    return await begun(jobs.make(pool, bulk.KIND, reader, address(request), asked))
 
 
 async def import_files(request: Request) -> Response:
@@ -89,15 +89,17 @@ async def import_files(request: Request) -> Response:
         raise HTTPException(403, "an import is for systems (client credentials, scope system/*.cu)")
     inputs = importing.inputs_of(await document_of(request))
     importing.check(reader, inputs)
-    return await begun(importing.begin(await database.pool(), reader, _address(request), inputs))
+    return await begun(importing.begin(await database.pool(), reader, address(request), inputs))
 
 
-async def search_later(request: Request, reader: Reader, kind: str, query: list[tuple[str, str]]) -> Response:
-    """A search with Prefer: respond-async."""
+async def search_later(
+    request: Request, reader: Reader, kind: str, query: list[tuple[str, str]], patient: uuid.UUID | None
+) -> Response:
+    """A search with Prefer: respond-async, as bulk data (R4 3.1.6.0)."""
     if kind in bulk.MADE:
         raise error(400, "not-supported", f"{kind} is made when it is asked for: ask without respond-async")
     pool = await database.pool()
-    return await begun(searching_later.begin(pool, reader, _address(request), kind, query))
+    return await begun(searching_later.begin(pool, reader, address(request), kind, query, patient))
 
 
 async def begun(making: Awaitable[Job]) -> Response:
@@ -110,7 +112,7 @@ async def begun(making: Awaitable[Job]) -> Response:
             f"{jobs.MOST_LIVING} jobs of this client are under way: wait for one, or cancel it",
             {"Retry-After": "60"},
         ) from None
-    headers = {"Content-Location": _status_address(job)}
+    headers = {"Content-Location": _status_of(job)}
     return answers.answer(
         orjson.dumps(_outcome("information", "informational", "begun: ask at Content-Location")), 202, headers
     )
@@ -179,18 +181,20 @@ def _patient(value: str) -> str:
     return str(internal_id("Patient", number))
 
 
-def _address(request: Request) -> str:
+def address(request: Request) -> str:
+    """The address that was asked for, for the manifest."""
     question = request.url.query
     path = request.url.path.removeprefix("/fhir/R4")
     return f"{answers.base()}{path}" + (f"?{question}" if question else "")
 
 
-def _status_address(job: Job) -> str:
+def _status_of(job: Job) -> str:
     return f"{answers.base()}/$job/{job.id}"
 
 
 async def status(request: Request) -> Response:
-    """GET $job/[id]: 202 with X-Progress while it is under way, 200 with the manifest, 500 with what failed."""
+    """GET $job/[id]: 202 with X-Progress while it is under way, 500 with what failed, 200 with the manifest or, of a
+    request that is not bulk data, its answer."""
     _, job = await _job(request)
     if job.status == "failed":
         raise error(500, "exception", f"the job failed: {job.failed}")
@@ -199,6 +203,9 @@ async def status(request: Request) -> Response:
         told = f"{done} of {parts} parts" if parts else "planning"
         return Response(None, 202, {"X-Progress": told, "Retry-After": str(_AGAIN)})
     assert job.expires_at is not None
+    headers = {"Expires": format_datetime(job.expires_at.astimezone(UTC), usegmt=True)}
+    if name := job.answer.get("file"):
+        return answers.answer(await anyio.to_thread.run_sync(files.read, f"{job.folder}/{name}"), 200, headers)
     made = {"transactionTime": job.answer["transactionTime"], "request": job.request, "requiresAccessToken": True}
     if job.kind == importing.KIND:
         made["outcome"] = job.answer["outcome"]
@@ -207,12 +214,11 @@ async def status(request: Request) -> Response:
         made["output"] = [_file(job, each) for each in job.answer["output"]]
         made["deleted"] = [_file(job, each) for each in job.answer["deleted"]]
         made["error"] = []
-    headers = {"Expires": format_datetime(job.expires_at.astimezone(UTC), usegmt=True)}
     return Response(orjson.dumps(made), 200, headers, media_type="application/json")
 
 
 def _file(job: Job, each: dict[str, Any]) -> dict[str, Any]:
-    return {"type": each["type"], "url": f"{_status_address(job)}/{each['file']}", "count": each["count"]}
+    return {"type": each["type"], "url": f"{_status_of(job)}/{each['file']}", "count": each["count"]}
 
 
 async def cancel(request: Request) -> Response:

@@ -185,8 +185,7 @@ def _read_rows(name: str, rows: Rows, place: str, found: Decrypted) -> None:
 
     def write(practice: str, count: int, lines: bytes) -> None:
         piece = f"{place}/{len(found.pieces):06}"
-        with files.writer(piece) as file:
-            file.write(lines)
+        files.write(piece, lines)
         found.pieces.append((practice, count, piece))
 
     counted = split(rows, write, _watching_organisations(rows, found) if name == ORGANISATION else None)

@@ -40,11 +40,7 @@ async def load_piece(
 
 
 async def _copy(connection: Connection, target: str, columns: list[str], piece: str) -> None:
-    def read() -> bytes:
-        with files.reader(piece) as file:
-            return file.read()
-
-    content = await asyncio.to_thread(read)
+    content = await asyncio.to_thread(files.read, piece)
 
     async def source() -> Any:
         for start in range(0, len(content), 1 << 18):

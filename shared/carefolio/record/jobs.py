@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -92,8 +92,10 @@ def register(name: str, kind: Kind) -> None:
     _KINDS[name] = kind
 
 
-async def make(pool: Pool, kind: str, reader: Reader, request: str, asked: dict[str, Any]) -> Job:
-    """Have a job begin. Raises TooManyError."""
+async def make(
+    pool: Pool, kind: str, reader: Reader, request: str, asked: dict[str, Any], given: Mapping[str, bytes] | None = None
+) -> Job:
+    """Have a job begin, with files by these names in its folder. Raises TooManyError."""
     async with pool.acquire() as connection, connection.transaction():
         # Two at once see each other.
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext('job ' || $1))", reader.actor)
@@ -109,9 +111,16 @@ async def make(pool: Pool, kind: str, reader: Reader, request: str, asked: dict[
             json.dumps(reader.told()),
             json.dumps(asked),
         )
-        await _add_parts(connection, row["id"], 0, [{}])
+        job = _job(row)
+        await _add_parts(connection, job.id, 0, [{}])
+        try:
+            for name, content in (given or {}).items():
+                await asyncio.to_thread(files.write, f"{job.folder}/{name}", content)
+        except BaseException:
+            await asyncio.to_thread(files.remove, job.folder)
+            raise
     outbox.kick()
-    return _job(row)
+    return job
 
 
 def _job(row: Any) -> Job:
@@ -173,6 +182,12 @@ async def cancel(pool: Pool, job: Job) -> None:
         job.id,
     )
     await _remove(pool, job.id)
+
+
+async def attempts(pool: Pool, job: Job, part: int) -> int:
+    """How often a part was begun, this time included."""
+    counted: int = await pool.fetchval("SELECT attempts FROM job_part WHERE job_id = $1 AND number = $2", job.id, part)
+    return counted
 
 
 async def still_wanted(pool: Pool, job: Job) -> bool:

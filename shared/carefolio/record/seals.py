@@ -134,8 +134,7 @@ def _root(leaves: Sequence[bytes], before: bytes) -> bytes:
 
 def _write(number: int, root: bytes, content: bytes) -> None:
     """A name for each content: a seal that is made anew lies beside the first, and is seen."""
-    with files.writer(f"{_FOLDER}/{number:012}-{root.hex()[:16]}.json") as file:
-        file.write(content)
+    files.write(f"{_FOLDER}/{number:012}-{root.hex()[:16]}.json", content)
 
 
 async def verify(pool: Pool) -> Verified:
@@ -175,7 +174,6 @@ def _kept() -> dict[int, list[dict[str, Any]]]:
     """All seals that the bucket has, by their number."""
     found: dict[int, list[dict[str, Any]]] = {}
     for name in files.names(_FOLDER):
-        with files.reader(name) as file:
-            said = json.loads(file.read())
+        said = json.loads(files.read(name))
         found.setdefault(int(said["number"]), []).append(said)
     return found

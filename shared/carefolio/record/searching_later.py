@@ -7,6 +7,7 @@ when each page is read.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,13 +23,19 @@ KIND = "search"
 _PAGING = ("_count", "_cursor", "_total", "_summary", "_format", "_pretty")
 
 
-async def begin(pool: Pool, reader: Reader, request: str, kind: str, query: Sequence[tuple[str, str]]) -> Job:
-    """Have a search of a type done. Raises SearchError at once for one that cannot be, and jobs.TooManyError."""
+async def begin(
+    pool: Pool, reader: Reader, request: str, kind: str, query: Sequence[tuple[str, str]], patient: uuid.UUID | None
+) -> Job:
+    """Have a search of a type done, in one ``patient``'s compartment or not.
+
+    Raises SearchError at once for one that cannot be, and jobs.TooManyError.
+    """
     asked = [[name, value] for name, value in query if name not in _PAGING]
-    await search.search(pool, reader, [kind], [*map(tuple, asked), ("_summary", "count")], strict=True)  # type: ignore[list-item]
-    return await jobs.make(
-        pool, KIND, reader, request, {"kind": kind, "query": asked, "at": datetime.now(UTC).isoformat()}
-    )
+    counted: list[tuple[str, str]] = [*map(tuple, asked), ("_summary", "count")]  # type: ignore[list-item]
+    await search.search(pool, reader, [kind], counted, strict=True, patient=patient)
+    whose = str(patient) if patient else None
+    said = {"kind": kind, "query": asked, "patient": whose, "at": datetime.now(UTC).isoformat()}
+    return await jobs.make(pool, KIND, reader, request, said)
 
 
 async def _plan(_: Pool, __: Job) -> list[dict[str, Any]]:
@@ -38,13 +45,15 @@ async def _plan(_: Pool, __: Job) -> list[dict[str, Any]]:
 
 async def _work(pool: Pool, job: Job, part: int, _: dict[str, Any]) -> dict[str, Any]:
     asked = [(str(name), str(value)) for name, value in job.asked["query"]]
+    # A release before this one told of no patient.
+    patient = uuid.UUID(job.asked["patient"]) if job.asked.get("patient") else None
     cursor: list[tuple[str, str]] = []
     with bulk.Writers(job, part) as out:
         while True:
             if not await jobs.still_wanted(pool, job):
                 raise JobError("it was cancelled")
             query = [*asked, ("_count", str(MAX_COUNT)), ("_total", "none"), *cursor]
-            page = await search.search(pool, job.reader, [job.asked["kind"]], query, strict=True)
+            page = await search.search(pool, job.reader, [job.asked["kind"]], query, strict=True, patient=patient)
             by_kind: dict[str, list[str]] = {}
             for found in page.found:
                 if found.mode == "match" or job.reader.may(found.type, "r"):

@@ -114,8 +114,8 @@ def _write(place: str, message: Stored, *, again: bool) -> None:
         "ack": len(message.ack),
     }
     name = f"{message.received_at.astimezone(UTC):%Y/%m/%d/%H/%M}/{message.id}"
-    with files.writer(f"{name}-{secrets.token_hex(4)}" if again else name, place) as file:
-        file.write(orjson.dumps(head) + b"\n" + message.ack + message.raw)
+    content = orjson.dumps(head) + b"\n" + message.ack + message.raw
+    files.write(f"{name}-{secrets.token_hex(4)}" if again else name, content, place)
 
 
 def _number(name: str) -> str:
@@ -125,8 +125,7 @@ def _number(name: str) -> str:
 
 def _read(place: str, name: str) -> Stored:
     """Raises ValueError for what is no whole copy."""
-    with files.reader(name, place) as file:
-        head, _, rest = file.read().partition(b"\n")
+    head, _, rest = files.read(name, place).partition(b"\n")
     try:
         told = orjson.loads(head)
         raw = rest[told["ack"] :]

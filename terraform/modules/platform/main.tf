@@ -17,7 +17,7 @@ locals {
     fhir       = { secrets = ["token-signing-keys", "identity-key", "ordering-key"], files = true, publishes = true, agreements = "none" }
     api        = { secrets = ["token-signing-keys", "identity-key", "ordering-key", "pds-key"], files = true, publishes = true, agreements = "keep" }
     portal     = { secrets = ["identity-key", "ordering-key", "pds-key"], files = true, publishes = true, agreements = "none" }
-    jobs       = { secrets = [], files = true, publishes = true, agreements = "none" }
+    jobs       = { secrets = ["identity-key", "ordering-key"], files = true, publishes = true, agreements = "none" }
     ingest     = { secrets = ["identity-key"], files = false, publishes = true, agreements = "none" }
     notify     = { secrets = ["identity-key", "smtp-password"], files = false, publishes = true, agreements = "none" }
     emis_fetch = { secrets = [], files = true, publishes = true, agreements = "read" }

@@ -1,0 +1,165 @@
+"""Prefer: respond-async on requests that are not bulk data."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from tests.conftest import Hospital, NewHospital, Reply, nhs, unique
+from tests.functions.test_export import begun, polled
+from tests.record.people import Person, end
+from tests.sharing_kit import World
+
+from carefolio.doors import fhir_later
+from carefolio.doors.fhir_routes import DOOR
+from carefolio.fhir.validation import validate
+from carefolio.record import jobs
+
+
+@pytest.fixture(scope="module")
+async def owner(new_hospital: NewHospital) -> Hospital:
+    hospital = await new_hospital(scope="system/*.cruds")
+    for _ in range(2):
+        person = Person(nhs(), unique("L"))
+        await end(hospital, person.message("A28", rest="AL1|1|DA|P^Penicillin"))
+    return hospital
+
+
+async def answered(hospital: Hospital, path: str, method: str = "GET", **options: Any) -> Any:
+    """The one entry of what comes later."""
+    told = await polled(hospital, await begun(hospital, path, method, **options))
+    assert (told.status, bool(told.headers["Expires"])) == (200, True), told.body
+    assert validate(told.json) == []
+    assert told.json["type"] == "batch-response"
+    (entry,) = told.json["entry"]
+    return entry
+
+
+async def test_what_is_read_is_what_would_be_read_at_once(owner: Hospital) -> None:
+    patient = (await owner.search("Patient?_count=1"))[0]
+    one = f"Patient/{patient['id']}"
+    for path in (one, f"{one}/$everything", f"{one}/_history",
+                 f"?_type=Encounter,AllergyIntolerance&patient={patient['id']}&_format=xml&_pretty=true"):  # fmt: skip
+        at_once = await owner.get(path.replace("&_format=xml&_pretty=true", ""))
+        entry = await answered(owner, path)
+        assert entry.get("resource") == at_once.json, (path, entry["response"])
+        assert entry["response"]["status"] == "200 OK"
+        assert entry["response"].get("etag") == at_once.headers.get("ETag")
+    xml = await begun(owner, f"Patient/{patient['id']}")
+    place = urlsplit(xml.headers["Content-Location"]).path
+    await polled(owner, xml)
+    told = await owner.request("GET", place, headers=await owner.bearer() | {"Accept": "application/fhir+xml"})
+    assert told.body.startswith(b"<Bundle ") or b"<Bundle " in told.body[:100]
+
+
+async def test_what_is_written_is_written_once(owner: Hospital, database: asyncpg.Pool) -> None:
+    doctor = {"resourceType": "Practitioner", "name": [{"family": unique("Larch")}]}
+    entry = await answered(owner, "Practitioner", "POST", json=doctor)
+    assert entry["response"]["status"] == "201 Created"
+    assert entry["response"]["lastModified"]
+    assert entry["response"]["location"].endswith(f"Practitioner/{entry['resource']['id']}/_history/1")
+    assert len(await owner.search(f"Practitioner?family={doctor['name'][0]['family']}")) == 1
+    bundle = {
+        "resourceType": "Bundle", "type": "transaction",
+        "entry": [{"resource": doctor, "request": {"method": "POST", "url": "Practitioner"}}],
+    }  # fmt: skip
+    headers = {"Prefer": "return=minimal; respond-async"}
+    entry = await answered(owner, "", "POST", json=bundle, headers=headers)
+    assert entry["resource"]["type"] == "transaction-response"
+    assert entry["resource"]["entry"][0]["response"]["status"] == "201 Created"
+    assert "resource" not in entry["resource"]["entry"][0]
+    stale = {"If-Match": 'W/"7"'}
+    number = entry["resource"]["entry"][0]["response"]["location"].split("/")[-3]
+    entry = await answered(owner, f"Practitioner/{number}", "PUT", json=doctor | {"id": number}, headers=stale)
+    assert entry["response"]["status"].startswith("412")
+
+
+async def test_what_cannot_be_is_told(owner: Hospital) -> None:
+    entry = await answered(owner, f"Patient/{unique('no')}")
+    assert entry["response"]["status"] == "404 Not Found"
+    assert entry["response"]["outcome"]["issue"][0]["code"] == "not-found"
+    narrow = {"Authorization": f"Bearer {await owner.authorize('system/Location.rs')}"}
+    reply = await begun(owner, "Patient/x", headers=narrow)
+    place = urlsplit(reply.headers["Content-Location"]).path
+    assert reply.status == 202
+    told = await _told(owner, place, narrow)
+    assert told.json["entry"][0]["response"]["status"] == "403 Forbidden"
+    assert (await owner.request("GET", "/fhir/R4/Patient/x", headers={"Prefer": "respond-async"})).status == 401
+    large = await begun(owner, "", "POST", data=io.BytesIO(b" " * (10 * 1024 * 1024 + 1)))
+    assert large.status == 413
+
+
+async def _told(hospital: Hospital, place: str, headers: dict[str, str]) -> Reply:
+    for _ in range(200):
+        told = await hospital.request("GET", place, headers=headers)
+        if told.status != 202:
+            return told
+        await asyncio.sleep(0.05)
+    raise AssertionError("the job does not end")
+
+
+async def test_a_person_reads_later_what_he_may_and_nobody_else_reads_it(world: World) -> None:
+    await world.state("all")
+    bearers = {name: {"Authorization": f"Bearer {world.people[name].token()}"} for name in ("member", "stranger")}
+    hospital = world.hospital
+    path = f"/fhir/R4/Patient/{world.patient}/$everything"
+    at_once = await hospital.request("GET", path, headers=bearers["member"])
+    reply = await hospital.request("GET", path, headers=bearers["member"] | {"Prefer": "respond-async"})
+    place = urlsplit(reply.headers["Content-Location"]).path
+    told = await _told(hospital, place, bearers["member"])
+    assert told.json["entry"][0]["resource"]["entry"] == at_once.json["entry"]
+    assert (await hospital.request("GET", place, headers=bearers["stranger"])).status == 404
+    reply = await hospital.request("GET", path, headers=bearers["stranger"] | {"Prefer": "respond-async"})
+    told = await _told(hospital, urlsplit(reply.headers["Content-Location"]).path, bearers["stranger"])
+    assert told.json["entry"][0]["response"]["status"] == "404 Not Found"
+
+
+@pytest.mark.parametrize("why", ["it was begun before", "its token was ended", "nothing"])
+async def test_what_ended_in_mid_work_is_not_done_twice(owner: Hospital, pool: asyncpg.Pool, why: str) -> None:
+    """A write that a crash cut off fails in words; one whose token was revoked meanwhile is not begun."""
+    fhir_later.serve(DOOR)
+    family = unique("Willow")
+    doctor = {"resourceType": "Practitioner", "name": [{"family": family}]}
+    reply = await begun(owner, f"Practitioner/{unique('w')}", "GET")
+    like = await pool.fetchrow("SELECT * FROM job WHERE id = $1", _number(reply))
+    asked = json.loads(like["asked"]) | {"method": "POST", "path": "/fhir/R4/Practitioner"}
+    asked["headers"] = [["content-type", "application/fhir+json"]]
+    asked["token"]["jti"] = unique("jti")
+    job = await pool.fetchval(
+        "INSERT INTO job (kind, request, reader, asked, status) VALUES ($1, 'later', $2, $3, 'working') RETURNING id",
+        fhir_later.KIND, like["reader"], json.dumps(asked),
+    )  # fmt: skip
+    folder = owner.installation.here.home / "files/jobs" / str(job)
+    folder.mkdir(parents=True)
+    (folder / "request").write_text(json.dumps(doctor))
+    tried = 1 if why == "it was begun before" else 0
+    part = await pool.fetchval(
+        "INSERT INTO job_part (job_id, number, subject, attempts) VALUES ($1, 1, '{}', $2) RETURNING id", job, tried
+    )
+    if why == "its token was ended":
+        await pool.execute(
+            "INSERT INTO revoked_token (jti, expires_at) VALUES ($1, now() + interval '1 hour')", asked["token"]["jti"]
+        )
+    assert await jobs.run(pool, part)
+    told = await pool.fetchrow("SELECT status, failed FROM job WHERE id = $1", job)
+    found = await owner.search(f"Practitioner?family={family}")
+    if why == "nothing":
+        assert (told["status"], len(found)) == ("done", 1)
+    else:
+        assert (told["status"], found) == ("failed", [])
+        assert ("mid-work" if tried else "ended") in told["failed"]
+
+
+def _number(reply: Reply) -> str:
+    return urlsplit(reply.headers["Content-Location"]).path.rpartition("/")[2]
+
+
+async def test_a_search_in_a_compartment_is_bulk_data(owner: Hospital) -> None:
+    first, _ = await owner.search("Patient?_count=2")
+    told = await polled(owner, await begun(owner, f"Patient/{first['id']}/AllergyIntolerance"))
+    assert [(each["type"], each["count"]) for each in told.json["output"]] == [("AllergyIntolerance", 1)]
