@@ -10,7 +10,7 @@ from typing import Any
 
 from carefolio.hl7 import Message, Segment, TimeFormatError, read_moment
 from carefolio.mapping import codes
-from carefolio.mapping.kept import TRANSLATED, is_grammar, is_mapped, leaves
+from carefolio.mapping.kept import TRANSLATED, is_grammar, is_mapped, leaves, leaves_of
 from carefolio.mapping.message import map_message
 from carefolio.mapping.model import Entry, Mapped, Source
 
@@ -64,18 +64,19 @@ def sources(message: Message, mapped: Mapped, entry: Entry, source: Source) -> d
     found: dict[str, str] = {}
     for segment in (*own, *others):
         name = segment.name if segment.occurrence == 1 else f"{segment.name}[{segment.occurrence}]"
-        for leaf in leaves(segment, grammar=True):
-            if is_grammar(segment, leaf.field):
+        is_own = mapped.claims.get(id(segment)) is entry
+        for field, text in enumerate(segment.fields):
+            if not field or not text or is_grammar(segment, field):
                 continue
-            rule = mapped.rules.get((id(segment), leaf.field))
-            wanted = rule[0] if rule else _BY_CODE.get((segment.name, leaf.field), "")
-            is_own = mapped.claims.get(id(segment)) is entry
+            rule = mapped.rules.get((id(segment), field))
+            wanted = rule[0] if rule else _BY_CODE.get((segment.name, field), "")
             if not is_own and not wanted.startswith(f"{entry.type}."):
                 continue
-            path = _best(where, leaf.value, source, entry.type) or (wanted if wanted.startswith(entry.type) else "")
-            path = path or next(iter(where.get(leaf.value, ())), "")
-            if path:
-                found.setdefault(path, name + leaf.position(segment)[len(segment.name) :])
+            for leaf in leaves_of(segment, field, text):
+                path = _best(where, leaf.value, source, entry.type) or (wanted if wanted.startswith(entry.type) else "")
+                path = path or next(iter(where.get(leaf.value, ())), "")
+                if path:
+                    found.setdefault(path, name + leaf.position(segment)[len(segment.name) :])
     return found
 
 

@@ -69,10 +69,11 @@ def leaves(segment: Segment, *, grammar: bool = False) -> Iterator[Leaf]:
     """Every populated value of a segment, its grammar only where asked for; HL7's null says something of its own."""
     for field, text in enumerate(segment.fields):
         if field and text and (grammar or not is_grammar(segment, field)):
-            yield from _field_leaves(segment, field, text)
+            yield from leaves_of(segment, field, text)
 
 
-def _field_leaves(segment: Segment, field: int, text: str) -> Iterator[Leaf]:
+def leaves_of(segment: Segment, field: int, text: str) -> Iterator[Leaf]:
+    """Every populated value of one field, whose text is given."""
     delimiters = segment.delimiters
     if text == '""':
         return
@@ -109,7 +110,7 @@ def _unmapped(segment: Segment) -> Iterator[Leaf]:
         plain = not (delimiters.component in text or delimiters.repetition in text or delimiters.subcomponent in text)
         if plain and (field, 1, 1, 1) in seen and (name, field) not in TRANSLATED:
             continue
-        yield from (leaf for leaf in _field_leaves(segment, field, text) if not is_mapped(segment, leaf))
+        yield from (leaf for leaf in leaves_of(segment, field, text) if not is_mapped(segment, leaf))
 
 
 def keep(message: Message, context: Context, otherwise: Entry) -> None:
