@@ -18,15 +18,13 @@ from carefolio.mapping import Mapped, UnsupportedTypeError
 from carefolio.record import joining, local_codes, matching, moves
 from carefolio.record.change import apply_parts
 from carefolio.record.matching import Held, Rejected
-from carefolio.record.sources import StoredMessage, map_stored, source_of
+from carefolio.record.sources import StoredMessage, map_beside, map_stored, source_of
 from carefolio.record.write import RETRIED, EndedMeanwhileError
 
 _TRIES = 4
 _FAILURES = 6
 # For these a person is wanted.
 _WAITS = frozenset({"held", "failed", "unsupported"})
-# Bytes from which a message is mapped beside the loop, so that the others need not wait for it.
-_LARGE = 64 * 1024
 # The message with all that mapping it needs.
 SELECT_MESSAGE = """
     SELECT message.*, organisation.ods_code, organisation.codes_version, sender.settings FROM message
@@ -61,10 +59,7 @@ async def apply_message(pool: Pool, message_id: uuid.UUID) -> Outcome:
     source = await source_of(pool, message["organisation_id"], message["ods_code"], message["codes_version"], settings)
     with span("map"):
         try:
-            if len(message["raw"]) > _LARGE:
-                parsed, parts = await asyncio.to_thread(map_stored, message["raw"], settings, source)
-            else:
-                parsed, parts = map_stored(message["raw"], settings, source)
+            parsed, parts = await map_beside(message["raw"], settings, source)
         except UnsupportedTypeError as error:
             return await _end(pool, message, Outcome("unsupported", str(error)))
         except (HL7Error, ValueError) as error:

@@ -6,7 +6,6 @@ were.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 import uuid
@@ -29,7 +28,7 @@ from carefolio.record.ids import internal_id
 from carefolio.record.includes import Found, local_references, logical_id
 from carefolio.record.reading import Version
 from carefolio.record.rows import instant
-from carefolio.record.sources import map_stored, source_of
+from carefolio.record.sources import map_beside, source_of
 
 _MOST_VERSIONS = 50
 _ID = re.compile(r"([0-9a-f]{32})-([1-9][0-9]{0,8})\Z")
@@ -211,7 +210,7 @@ class _Origins:
             self._pool, message["organisation_id"], message["ods_code"], message["codes_version"], settings
         )
         try:
-            parsed, parts = await asyncio.to_thread(map_stored, message["raw"], settings, source)
+            parsed, parts = await map_beside(message["raw"], settings, source)
         except (HL7Error, ValueError):
             return None
         return parsed, parts, source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from carefolio.mapping import Mapped, Source, check_applicable, map_parts
 # A row of table message with ods_code and codes_version of its organisation and the settings of its sender.
 StoredMessage = Mapping[str, Any]
 Codes = Mapping[tuple[str, str], Mapping[str, str]]
+_LARGE = 64 * 1024
 # Of each organisation: the version of its code map that this process knows.
 _remembered: dict[uuid.UUID, tuple[int, Codes]] = {}
 
@@ -64,3 +66,10 @@ def map_stored(raw: bytes, settings: SenderSettings, source: Source) -> tuple[Me
             mapped.patient.resource.pop("link", None)
             mapped.patient.references = [(r, to) for r, to in mapped.patient.references if to is not before]
     return parsed, parts
+
+
+async def map_beside(raw: bytes, settings: SenderSettings, source: Source) -> tuple[Message, list[Mapped]]:
+    """``map_stored``, of a large message beside the loop, so that the others need not wait for it."""
+    if len(raw) > _LARGE:
+        return await asyncio.to_thread(map_stored, raw, settings, source)
+    return map_stored(raw, settings, source)
