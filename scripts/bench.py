@@ -18,12 +18,10 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from carefolio.cloud.settings import settings
@@ -318,113 +316,16 @@ def answers(port: int) -> bool:
 
 def people() -> None:
     """Tokens, their verification, and a person's way from the sign-in page to his account."""
+    import bench_people
+
     with installation() as (port, environment, _):
         carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
         key = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256"}, auto_kid=True)
         jwks = Path(environment["CAREFOLIO_HOME"]) / "client.json"
         jwks.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
-        client = carefolio(
-            environment,
-            "client",
-            "add",
-            "load",
-            "--organisation",
-            "RLOAD",
-            "--scope",
-            "system/*.rs",
-            "--jwks",
-            str(jwks),
-        )
-        rates = [issued(port, client["client_id"], key) for _ in range(RUNS)]
-        row(
-            "POST /oauth2/token, private_key_jwt (ES256), 16 connections",
-            f"{statistics.median(rates):.0f} tokens/s",
-            "150/s",
-        )
-        for name, value in environment.items():
-            os.environ[name] = value
-        verified, ways = asyncio.run(by_library(port))
-        row("verification of a token that was never seen", f"{verified * 1000:.2f} ms", "0.3 ms")
-        ways.sort()
-        row(
-            "sign-in page to account, password (argon2id) and app's code, p95",
-            f"{ways[int(len(ways) * 0.95)] * 1000:.0f} ms",
-            "400 ms",
-        )
-        row("   median", f"{statistics.median(ways) * 1000:.0f} ms", "")
-
-
-def issued(port: int, client_id: str, key: ECKey) -> float:
-    """Tokens a second: each assertion is good once."""
-    now, requests = int(time.time()), []
-    for _ in range(3000):
-        claims = {"iss": client_id, "sub": client_id, "aud": f"http://localhost:{port}/oauth2/token", "exp": now + 240,
-                  "jti": uuid.uuid4().hex}  # fmt: skip
-        form = {
-            "grant_type": "client_credentials",
-            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-            "client_assertion": jwt.encode({"alg": "ES256", "kid": key.kid}, claims, key),
-        }
-        body = urllib.parse.urlencode(form).encode()
-        head = (
-            "POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        requests.append(head.encode() + body)
-    seconds = 4.0
-    return len(asyncio.run(load.ask(port, requests, seconds))) / seconds
-
-
-async def by_library(port: int) -> tuple[float, list[float]]:
-    """Seconds to verify a token, and the seconds of fifty sign-ins, one after the other."""
-    import pyotp
-
-    from carefolio.cloud import closing, database
-    from carefolio.identity import accounts, factors, registry, tokens
-    from carefolio.local.installation import installation as here
-
-    here().enter()
-    pool = await database.pool()
-    owner = await registry.organisation_id(pool, "RLOAD")
-    made = [tokens.issue("load", "system/*.rs", organisation=owner) for _ in range(300)]
-    await tokens.verify(pool, made[0])
-    started = time.perf_counter()
-    for text in made[1:]:
-        await tokens.verify(pool, text)
-    verified = (time.perf_counter() - started) / (len(made) - 1)
-    ways = []
-    for at in range(50):
-        email, secret = f"person{at}@example.org", pyotp.random_base32()
-        async with pool.acquire() as connection, connection.transaction():
-            account = await accounts.add(connection, kind="professional", name="Ada Load", email=email,
-                                         password="teapot lantern gravel", organisation=owner)  # fmt: skip
-        await factors.add_totp(pool, account, secret, pyotp.TOTP(secret).now())
-        await pool.execute("UPDATE account SET totp_step = 0 WHERE id = $1", account.id)
-        ways.append(await signed_in(port, email, pyotp.TOTP(secret).now()))
-    await closing.close_all()
-    return verified, ways
-
-
-async def signed_in(port: int, email: str, code: str) -> float:
-    """Seconds from asking for the sign-in page to having the account's."""
-    import aiohttp
-    from yarl import URL
-
-    base = f"http://localhost:{port}"
-    jar = aiohttp.CookieJar(unsafe=True, treat_as_secure_origin=URL(base))
-    async with aiohttp.ClientSession(cookie_jar=jar) as http:
-        started = time.perf_counter()
-        async with http.get(f"{base}/login") as answer:
-            fields = {"form_token": token_in(await answer.text()), "email": email, "password": "teapot lantern gravel"}
-        async with http.post(f"{base}/login", data=fields) as answer:
-            fields = {"form_token": token_in(await answer.text()), "kind": "totp", "code": code}
-        async with http.post(f"{base}/login/second", data=fields) as answer:
-            assert "Where you are signed in" in await answer.text()
-        return time.perf_counter() - started
-
-
-def token_in(page: str) -> str:
-    return page.split('name="form_token" value="')[1].split('"')[0]
+        options = ("--organisation", "RLOAD", "--scope", "system/*.rs", "--jwks", str(jwks))
+        client = carefolio(environment, "client", "add", "load", *options)
+        bench_people.measure(row, port, client["client_id"], key, environment, RUNS)
 
 
 def extracts() -> None:
@@ -506,36 +407,13 @@ def export() -> None:
 
 def subscriptions() -> None:
     """From a change to its notification's arrival, 300 changes a second among 1,000 subscriptions."""
+    import bench_subscriptions
+
     with installation() as (port, environment, _):
         carefolio(environment, "organisation", "add", "RLOAD", "Load Hospital")
         client = carefolio(environment, "client", "add", "load", "--organisation", "RLOAD", "--scope", "system/*.cruds")
-        asyncio.run(subscribed(port, environment, {"Authorization": f"Bearer {token_of(port, client)}"}))
-
-
-async def subscribed(port: int, environment: dict[str, str], token: dict[str, str]) -> None:
-    import aiohttp
-
-    from carefolio.local.subscribers import Apps, prepare, write
-
-    apps, changes, kinds, rate = Apps(), 10_000, 1000, 300
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        at = free.getsockname()[1]
-    await apps.start(at)
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", timeout=aiohttp.ClientTimeout(60)) as session:
-        token |= {"Content-Type": "application/fhir+json"}
-        patients = await prepare(session, token, at, kinds)
-        listed = await asyncio.to_thread(carefolio, environment, "webhook", "list")
-        await asyncio.to_thread(carefolio, environment, "webhook", "allow", listed[0]["id"])
-        while len(apps.numbers) < kinds:
-            await asyncio.sleep(0.1)
-        await write(session, token, patients, changes, kinds, rate)
-        while apps.told() < changes:
-            await asyncio.sleep(0.1)
-    await apps.stop()
-    delays = sorted(apps.delays)
-    row(f"change to notification, {rate}/s, {kinds:,} subscriptions, median", f"{apps.median():.2f} s", "1 s")
-    row("   p99", f"{delays[int(0.99 * len(delays))]:.2f} s", "")
+        token = {"Authorization": f"Bearer {token_of(port, client)}"}
+        asyncio.run(bench_subscriptions.measure(row, port, token, lambda *words: carefolio(environment, *words)))
 
 
 def terminology() -> None:

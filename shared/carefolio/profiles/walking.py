@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 
 from carefolio.fhir.definitions import elements, resource_types
 from carefolio.fhir.validation import Issue
+from carefolio.profiles import matching
 from carefolio.profiles.trees import CORE, Node
 
 ERROR, WARNING = "error", "warning"
@@ -152,32 +152,32 @@ class Walk:
         kind, path = said.get("type"), str(said.get("path", ""))
         if kind == "type":
             return item.kind in _kinds(one, item) if path == "$this" else None
-        steps = _steps(path)
+        steps = matching.steps_of(path)
         if steps is None:
             return None
-        values = _reached([item.value], steps)
+        values = matching.reached([item.value], steps)
         if kind == "exists":
-            node = _node_at(one, steps)
+            node = matching.node_at(one, steps)
             if node is None:
                 return None
             return bool(values) == (str(node.rule.get("max", "1")) != "0")
         if kind not in ("value", "pattern"):
             return None
-        return _told_by_values(item.value, one, steps)
+        return matching.told_by_values(item.value, one, steps)
 
     def _check_value(self, value: Any, node: Node, path: str) -> None:
         if fixed := node.value("fixed"):
-            if not _same(value, fixed[1]):
+            if not matching.same(value, fixed[1]):
                 self._say(ERROR, "value", path, "not the value that the profile fixes")
-        elif (pattern := node.value("pattern")) and not _fits(value, pattern[1]):
+        elif (pattern := node.value("pattern")) and not matching.fits(value, pattern[1]):
             self._say(ERROR, "value", path, "not what the profile's pattern asks for")
         longest = node.rule.get("maxLength")
         if isinstance(longest, int) and isinstance(value, str) and len(value) > longest:
             self._say(ERROR, "too-long", path, f"longer than {longest} characters")
         least, most = node.value("minValue"), node.value("maxValue")
-        if least and _before(value, least[1]):
+        if least and matching.before(value, least[1]):
             self._say(ERROR, "value", path, "less than the profile's minValue")
-        if most and _before(most[1], value):
+        if most and matching.before(most[1], value):
             self._say(ERROR, "value", path, "more than the profile's maxValue")
 
     def _check_binding(self, value: Any, node: Node, path: str) -> None:
@@ -326,95 +326,8 @@ def _fixed_url(one: Node) -> str:
     return str(fixed[1]) if fixed else ""
 
 
-def _steps(path: str) -> list[str] | None:
-    """A discriminator's path as names; None for one that is no plain path."""
-    if path == "$this":
-        return []
-    names = path.removeprefix("$this.").split(".")
-    return names if all(name.isalnum() for name in names) else None
-
-
-def _reached(values: Sequence[Any], steps: Sequence[str]) -> list[Any]:
-    found = list(values)
-    for name in steps:
-        inner: list[Any] = []
-        for each in found:
-            if not isinstance(each, dict):
-                continue
-            # A choice element is named without its type.
-            said = [value for key, value in each.items() if key == name or _is_choice(key, name)]
-            for value in said:
-                inner += value if isinstance(value, list) else [value]
-        found = inner
-    return found
-
-
-def _is_choice(key: str, name: str) -> bool:
-    return key.startswith(name) and key[len(name) : len(name) + 1].isupper()
-
-
-def _node_at(node: Node, steps: Sequence[str]) -> Node | None:
-    at: Node | None = node
-    for name in steps:
-        at = at.parts.get(name) or at.parts.get(f"{name}[x]") if at else None
-    return at
-
-
-def _told_by_values(value: Any, one: Node, steps: Sequence[str]) -> bool | None:
-    """Whether what a slice fixes on the way to its discriminator is there; None where it fixes nothing."""
-    told: list[bool] = []
-    at: Node | None = one
-    values = [value]
-    for step in [*steps, ""]:
-        if at is None:
-            break
-        if fixed := at.value("fixed"):
-            told.append(any(_same(each, fixed[1]) for each in values))
-        elif pattern := at.value("pattern"):
-            told.append(any(_fits(each, pattern[1]) for each in values))
-        if step:
-            values = _reached(values, [step])
-            at = at.parts.get(step) or at.parts.get(f"{step}[x]")
-    return all(told) if told else None
-
-
 def _kinds(one: Node, item: Item) -> list[str]:
     """The types of a slice: those it names, or the one that its own name says (valueQuantity)."""
     named = [str(each.get("code", "")).rpartition("/")[2] for each in one.rule.get("type", [])]
     slice_name = str(one.rule.get("sliceName", ""))
     return named or ([item.kind] if slice_name.lower().endswith(item.kind.lower()) and item.kind else [])
-
-
-def _before(value: Any, other: Any) -> bool:
-    """Whether a value is less than another; of quantities, where they are in one unit."""
-    if isinstance(value, dict) and isinstance(other, dict):
-        alike = all(value.get(name) == other.get(name) for name in ("system", "code", "unit"))
-        return alike and _before(value.get("value"), other.get("value"))
-    if isinstance(value, bool) or isinstance(other, bool):
-        return False
-    if isinstance(value, int | float | Decimal) and isinstance(other, int | float | Decimal):
-        return Decimal(str(value)) < Decimal(str(other))
-    # Dates and times of one length are in the order of their letters.
-    return isinstance(value, str) and isinstance(other, str) and value[: len(other)] < other[: len(value)]
-
-
-def _same(value: Any, wanted: Any) -> bool:
-    """Exactly the same."""
-    if isinstance(wanted, dict) and isinstance(value, dict):
-        return value.keys() == wanted.keys() and all(_same(value[name], wanted[name]) for name in wanted)
-    if isinstance(wanted, list) and isinstance(value, list):
-        return len(value) == len(wanted) and all(_same(a, b) for a, b in zip(value, wanted, strict=True))
-    if isinstance(wanted, bool) or isinstance(value, bool):
-        return value is wanted
-    if isinstance(wanted, int | float | Decimal) and isinstance(value, int | float | Decimal):
-        return Decimal(str(value)) == Decimal(str(wanted))
-    return bool(value == wanted)
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """At least what a pattern has; of a list each of the pattern's items fits some item."""
-    if isinstance(wanted, dict):
-        return isinstance(value, dict) and all(name in value and _fits(value[name], wanted[name]) for name in wanted)
-    if isinstance(wanted, list):
-        return isinstance(value, list) and all(any(_fits(item, each) for item in value) for each in wanted)
-    return _same(value, wanted)

@@ -258,35 +258,10 @@ async def _associated(pool: Pool, job: Job, rows: Sequence[Any], out: Writers, *
         made = await provenance.of_found(pool, _reader(job), versions, latest=latest)
         lines = [dumps(each).decode() for each in made]
         if "Provenance" not in job.asked["types"]:
-            lines += await _said(pool, job, [f"{row['type']}/{logical_id(row['content'])}" for row in portion], latest)
+            targets = [f"{row['type']}/{logical_id(row['content'])}" for row in portion]
+            lines += await provenance.stored(pool, _reader(job), targets, latest=latest)
         listed = [{"type": "Provenance", "content": line} for line in lines]
         await asyncio.to_thread(_put, listed, _elements(job), out)
-
-
-async def _said(pool: Pool, job: Job, targets: Sequence[str], latest: bool) -> list[str]:
-    """The Provenances that clients have stored of these: of each the newest, or all."""
-    reader = _reader(job)
-    arguments = Arguments(organisation_id=reader.organisation_id)
-    of_them = condition("Provenance", "target", ",".join(targets), arguments)
-    source, may_read = resources(reader, arguments.values), readable(reader, arguments.values)
-    rows = await pool.fetch(
-        f"""
-        WITH found AS MATERIALIZED (
-            SELECT id, version, last_updated FROM {source} WHERE type = 'Provenance' AND {of_them} AND {may_read}
-        ) SELECT opened.content FROM found JOIN {opened(reader, arguments.values)} USING (id, version)
-        ORDER BY found.last_updated DESC, id
-        """,  # noqa: S608 - the predicates are ours, their values are arguments
-        *arguments.values,
-    )
-    left = set(targets)
-    lines = []
-    for row in rows:
-        about = {str(each.get("reference", "")) for each in text.loads(row["content"])["target"]}
-        about = {"/".join(each.split("/_history/")[0].split("/")[-2:]) for each in about}
-        if not latest or about & left:
-            lines.append(row["content"])
-        left -= about
-    return lines
 
 
 def _filters(job: Job, arguments: list[Any]) -> str:

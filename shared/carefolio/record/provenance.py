@@ -22,12 +22,14 @@ from carefolio.identity.sender_settings import parse_settings
 from carefolio.mapping import Mapped, Source, codes
 from carefolio.mapping.explain import sources
 from carefolio.mapping.serialise import dumps
-from carefolio.record.access import Reader, readable
+from carefolio.record.access import Reader, opened, readable, resources
 from carefolio.record.apply import SELECT_MESSAGE
+from carefolio.record.arguments import Arguments
 from carefolio.record.ids import internal_id
 from carefolio.record.includes import Found, local_references, logical_id
 from carefolio.record.reading import Version
 from carefolio.record.rows import instant
+from carefolio.record.search_terms import condition
 from carefolio.record.sources import map_beside, source_of
 
 _MOST_VERSIONS = 50
@@ -126,6 +128,31 @@ async def of_found(
         of_one = await _of_versions(list(versions)[:_MOST_VERSIONS], origins)
         made += of_one[:1] if latest else of_one
     return made
+
+
+async def stored(pool: Pool, reader: Reader, targets: Sequence[str], *, latest: bool) -> list[str]:
+    """The Provenances (as JSON) that clients have stored of these, such as Patient/[id]: of each the newest, or all."""
+    arguments = Arguments(organisation_id=reader.organisation_id)
+    of_them = condition("Provenance", "target", ",".join(targets), arguments)
+    source, may_read = resources(reader, arguments.values), readable(reader, arguments.values)
+    rows = await pool.fetch(
+        f"""
+        WITH found AS MATERIALIZED (
+            SELECT id, version, last_updated FROM {source} WHERE type = 'Provenance' AND {of_them} AND {may_read}
+        ) SELECT opened.content FROM found JOIN {opened(reader, arguments.values)} USING (id, version)
+        ORDER BY found.last_updated DESC, id
+        """,  # noqa: S608 - the predicates are ours, their values are arguments
+        *arguments.values,
+    )
+    left = set(targets)
+    lines = []
+    for row in rows:
+        about = {str(each.get("reference", "")) for each in orjson.loads(row["content"])["target"]}
+        about = {"/".join(each.split("/_history/")[0].split("/")[-2:]) for each in about}
+        if not latest or about & left:
+            lines.append(row["content"])
+        left -= about
+    return lines
 
 
 async def _of_versions(rows: Sequence[asyncpg.Record], origins: _Origins) -> list[dict[str, Any]]:
