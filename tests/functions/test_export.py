@@ -218,9 +218,47 @@ async def test_from_where_it_came_goes_with_it(new_hospital: NewHospital) -> Non
     assert "entity" not in found["Provenance"][0]
     _, found = await exported(hospital, "$export?_type=Patient&includeAssociatedData=RelevantProvenanceResources")
     assert {each["target"][0]["reference"].split("/")[0] for each in found["Provenance"]} == {"Patient"}
+    _, found = await exported(hospital)
+    assert [each["agent"][0]["who"]["display"] for each in found["Provenance"]] == ["Dr Farrow"] * 2
+    both = "includeAssociatedData=RelevantProvenanceResources&includeAssociatedData=LatestProvenanceResources"
+    _, found = await exported(hospital, f"$export?{both}")
+    assert len(found["Provenance"]) == len(searched)
+    noted = await hospital.database.fetchval(
+        "SELECT resource_type FROM audit WHERE action = 'export' AND patient_id = $1 ORDER BY at DESC LIMIT 1",
+        patient["id"],
+    )
+    assert noted.split(",")[-1] == "Provenance"
     narrow = {"Authorization": f"Bearer {await hospital.authorize('system/Patient.rs')}"}
     reply = await begun(hospital, "$export?includeAssociatedData=LatestProvenanceResources", headers=narrow)
     assert (reply.status, "includeAssociatedData" in reply.body.decode()) == (400, True)
+
+
+async def test_a_provenance_of_many_comes_once_and_of_others_with_them(new_hospital: NewHospital) -> None:
+    """What is said of several resources at once, of two patients, of nobody's."""
+    hospital = await new_hospital(scope="system/*.cruds")
+
+    async def make(kind: str, number: str, **more: Any) -> str:
+        headers, resource = await hospital.bearer(), {"resourceType": kind, "id": number, **more}
+        made = await hospital.request("PUT", f"/fhir/R4/{kind}/{number}", json=resource, headers=headers)
+        assert made.status == 201, made.body
+        return f"{kind}/{number}"
+
+    first, second = [await make("Patient", unique("pa"), name=[{"family": "Larch"}]) for _ in range(2)]
+    doctors = [await make("Practitioner", unique("dr")) for _ in range(120)]
+    said = {"recorded": "2026-01-01T00:00:00Z", "agent": [{"who": {"display": "Dr Farrow"}}]}
+    targets = [{"reference": each} for each in (first, second)]
+    of_two = await make("Provenance", unique("pr"), target=targets, **said)
+    of_doctors = await make("Provenance", unique("pr"), target=[{"reference": each} for each in doctors], **said)
+    associated = "includeAssociatedData=RelevantProvenanceResources"
+    _, found = await exported(hospital, f"$export?{associated}")
+    posted = [each["id"] for each in found["Provenance"] if each["agent"][0]["who"]["display"] == "Dr Farrow"]
+    assert sorted(f"Provenance/{each}" for each in posted) == sorted([of_two, of_doctors])
+    asked = {"resourceType": "Parameters", "parameter": [
+        {"name": "patient", "valueReference": {"reference": second}},
+        {"name": "includeAssociatedData", "valueString": "RelevantProvenanceResources"},
+    ]}  # fmt: skip
+    _, found = await exported(hospital, "Patient/$export", method="POST", json=asked)
+    assert {each["target"][0]["reference"].split("/_")[0] for each in found["Provenance"]} == {second}
 
 
 async def test_lenient_passes_over_what_it_does_not_know(owner: Hospital) -> None:

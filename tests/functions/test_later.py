@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 from typing import Any
@@ -44,8 +45,8 @@ async def test_what_is_read_is_what_would_be_read_at_once(owner: Hospital) -> No
     patient = (await owner.search("Patient?_count=1"))[0]
     one = f"Patient/{patient['id']}"
     for path in (one, f"{one}/$everything", f"{one}/_history",
-                 f"?_type=Encounter,AllergyIntolerance&patient={patient['id']}&_format=xml&_pretty=true"):  # fmt: skip
-        at_once = await owner.get(path.replace("&_format=xml&_pretty=true", ""))
+                 f"?_type=Encounter,AllergyIntolerance&patient={patient['id']}&_pretty=true"):  # fmt: skip
+        at_once = await owner.get(path.replace("&_pretty=true", ""))
         entry = await answered(owner, path)
         assert entry.get("resource") == at_once.json, (path, entry["response"])
         assert entry["response"]["status"] == "200 OK"
@@ -122,13 +123,58 @@ async def test_a_person_reads_later_what_he_may_and_nobody_else_reads_it(world: 
 @pytest.mark.parametrize("why", ["it was begun before", "its token was ended", "nothing"])
 async def test_what_ended_in_mid_work_is_not_done_twice(owner: Hospital, pool: asyncpg.Pool, why: str) -> None:
     """A write that a crash cut off fails in words; one whose token was revoked meanwhile is not begun."""
-    fhir_later.serve(DOOR)
-    family = unique("Willow")
+    doctor = {"resourceType": "Practitioner", "name": [{"family": unique("Willow")}]}
+    job, part, jti = await _made(owner, pool, "Practitioner", doctor)
+    if why == "it was begun before":
+        await pool.execute("UPDATE job_part SET subject = '{\"begun\": true}' WHERE id = $1", part)
+    if why == "its token was ended":
+        await _end_token(pool, jti)
+    assert await jobs.run(pool, part)
+    told = await pool.fetchrow("SELECT status, failed FROM job WHERE id = $1", job)
+    found = await owner.search(f"Practitioner?family={doctor['name'][0]['family']}")
+    if why == "nothing":
+        assert (told["status"], len(found)) == ("done", 1)
+    else:
+        assert (told["status"], found) == ("failed", [])
+        assert ("mid-work" if "begun" in why else "ended") in told["failed"]
+
+
+@pytest.mark.parametrize("how", ["cancelled", "revoked"])
+async def test_a_batch_ends_when_it_is_no_longer_wanted(owner: Hospital, pool: asyncpg.Pool, how: str) -> None:
+    """Between its entries; of what was cancelled nothing is left, of what was revoked it is told what was done."""
+    family = unique("Rowan")
     doctor = {"resourceType": "Practitioner", "name": [{"family": family}]}
-    reply = await begun(owner, f"Practitioner/{unique('w')}", "GET")
-    like = await pool.fetchrow("SELECT * FROM job WHERE id = $1", _number(reply))
-    asked = json.loads(like["asked"]) | {"method": "POST", "path": "/fhir/R4/Practitioner"}
-    asked["headers"] = [["content-type", "application/fhir+json"]]
+    entries = [{"resource": doctor, "request": {"method": "POST", "url": "Practitioner"}}] * 5000
+    batch = {"resourceType": "Bundle", "type": "batch", "entry": entries}
+    job, part, jti = await _made(owner, pool, "", batch)
+    running = asyncio.create_task(jobs.run(pool, part))
+    while not await owner.search(f"Practitioner?family={family}&_count=1"):
+        await asyncio.sleep(0.05)
+    if how == "cancelled":
+        await jobs.cancel(pool, jobs._job(await pool.fetchrow("SELECT * FROM job WHERE id = $1", job)))
+    else:
+        await _end_token(pool, jti)
+    assert await running
+    done = (await owner.get(f"Practitioner?family={family}&_summary=count")).json["total"]
+    assert 0 < done < 5000
+    status = await pool.fetchval("SELECT status FROM job WHERE id = $1", job)
+    folder = owner.installation.here.home / "files/jobs" / str(job)
+    if how == "cancelled":
+        assert (status in ("cancelled", "expired"), folder.exists()) == (True, False)
+    else:
+        told = json.loads((folder / "answer").read_text())["entry"][0]["resource"]["entry"]
+        statuses = [each["response"]["status"] for each in told]
+        assert (status, len(told), statuses.count("201 Created")) == ("done", 5000, done)
+        assert told[-1]["response"]["status"].startswith("403")
+        assert [each.name for each in folder.iterdir()] == ["answer"]
+
+
+async def _made(owner: Hospital, pool: asyncpg.Pool, path: str, resource: Any) -> tuple[Any, Any, str]:
+    """A job that no queue knows, as the door makes one: its number, its part's, and the id of its token."""
+    fhir_later.serve(DOOR)
+    like = await pool.fetchrow("SELECT * FROM job WHERE id = $1", _number(await begun(owner, "Patient/x")))
+    asked = json.loads(like["asked"]) | {"method": "POST", "path": f"/fhir/R4/{path}".rstrip("/")}
+    asked["headers"] = {"content-type": "application/fhir+json"}
     asked["token"]["jti"] = unique("jti")
     job = await pool.fetchval(
         "INSERT INTO job (kind, request, reader, asked, status) VALUES ($1, 'later', $2, $3, 'working') RETURNING id",
@@ -136,23 +182,58 @@ async def test_what_ended_in_mid_work_is_not_done_twice(owner: Hospital, pool: a
     )  # fmt: skip
     folder = owner.installation.here.home / "files/jobs" / str(job)
     folder.mkdir(parents=True)
-    (folder / "request").write_text(json.dumps(doctor))
-    tried = 1 if why == "it was begun before" else 0
-    part = await pool.fetchval(
-        "INSERT INTO job_part (job_id, number, subject, attempts) VALUES ($1, 1, '{}', $2) RETURNING id", job, tried
-    )
-    if why == "its token was ended":
-        await pool.execute(
-            "INSERT INTO revoked_token (jti, expires_at) VALUES ($1, now() + interval '1 hour')", asked["token"]["jti"]
-        )
-    assert await jobs.run(pool, part)
-    told = await pool.fetchrow("SELECT status, failed FROM job WHERE id = $1", job)
-    found = await owner.search(f"Practitioner?family={family}")
-    if why == "nothing":
-        assert (told["status"], len(found)) == ("done", 1)
-    else:
-        assert (told["status"], found) == ("failed", [])
-        assert ("mid-work" if tried else "ended") in told["failed"]
+    (folder / "request").write_text(json.dumps(resource))
+    part = await pool.fetchval("INSERT INTO job_part (job_id, number, subject) VALUES ($1, 1, '{}') RETURNING id", job)
+    return job, part, asked["token"]["jti"]
+
+
+async def _end_token(pool: asyncpg.Pool, jti: str) -> None:
+    await pool.execute("INSERT INTO revoked_token (jti, expires_at) VALUES ($1, now() + interval '1 hour')", jti)
+
+
+async def test_what_is_not_fhir_comes_as_a_binary(owner: Hospital) -> None:
+    """Bytes, a text that looks like a resource, GraphQL's own JSON; in a batch too, and as XML."""
+    forged = b'{"resourceType":"Patient","id":"forged"}'
+    for content in (b"hello", forged, bytes(range(256))):
+        headers = await owner.bearer() | {"Content-Type": "text/plain"}
+        made = await owner.request("PUT", f"/fhir/R4/Binary/{unique('b')}", data=content, headers=headers)
+        number = urlsplit(made.headers["Location"]).path.split("/")[-3]
+        entry = await answered(owner, f"Binary/{number}", headers={"Accept": "*/*"})
+        assert entry["resource"]["resourceType"] == "Binary"
+        assert base64.b64decode(entry["resource"]["data"]) == content
+    graph = "$graphql?query=%7BPatientList%7Bid%7D%7D"
+    entry = await answered(owner, graph)
+    assert "data" in json.loads(base64.b64decode(entry["resource"]["data"]))
+    batch = {"resourceType": "Bundle", "type": "batch", "entry": [{"request": {"method": "GET", "url": graph}}]}
+    headers = await owner.bearer() | {"Accept": "application/fhir+xml"}
+    reply = await owner.request("POST", "/fhir/R4", json=batch, headers=headers)
+    assert (reply.status, b"<Binary" in reply.body) == (200, True)
+
+
+async def test_in_the_form_that_was_asked_for(owner: Hospital) -> None:
+    [patient] = await owner.search("Patient?_count=1")
+    reply = await begun(owner, f"Patient/{patient['id']}", headers={"Accept": "application/fhir+xml"})
+    assert (await polled(owner, reply)).body[:60].partition(b"?>")[2].startswith(b"<Bundle")
+    assert (await begun(owner, f"Patient/{patient['id']}?_format=turtle")).status == 406
+    entry = await answered(owner, f"Patient/{patient['id']}", "HEAD")
+    assert "resource" not in entry
+    assert entry["response"]["etag"]
+    assert (await answered(owner, f"Provenance?target=Patient/{patient['id']}"))["resource"]["type"] == "searchset"
+
+
+async def test_a_bundle_begins_no_job_of_its_own(owner: Hospital, database: asyncpg.Pool) -> None:
+    """An entry has no place to ask at: an export is refused, a preference passed over."""
+    entries = [{"request": {"method": "GET", "url": url}} for url in ("$export?_type=Patient", "Patient?_count=1")]
+    batch = {"resourceType": "Bundle", "type": "batch", "entry": entries}
+    before = await database.fetchval("SELECT count(*) FROM job")
+    entry = await answered(owner, "", "POST", json=batch, headers={"Prefer": 'respond-async="1"'})
+    export, search = entry["resource"]["entry"]
+    assert export["response"]["status"].startswith("400")
+    assert search["resource"]["type"] == "searchset"
+    assert await database.fetchval("SELECT count(*) FROM job") == before + 1
+    batch["type"] = "transaction"
+    refused = await owner.request("POST", "/fhir/R4", json=batch, headers=await owner.bearer())
+    assert refused.status == 400
 
 
 def _number(reply: Reply) -> str:

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Scope
 
 from carefolio.cloud import database
 from carefolio.cloud.telemetry import span
 from carefolio.identity import scopes, tokens
 
-# Where a request from within carries its token, verified when it came; nothing that is sent gets there.
-WITHIN = "carefolio.token"
+_WITHIN = "carefolio.within"
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """A request from within: the token that was verified when it came; ``stopped`` says why to go no further, or ''."""
+
+    token: tokens.Token
+    stopped: Callable[[], Awaitable[str]]
+
+
+def put_within(scope: Scope, within: Within) -> None:
+    """Have a request be one from within; nothing that is sent gets there."""
+    scope[_WITHIN] = within
+
+
+def within(request: Request) -> Within | None:
+    """Whether a request is from within."""
+    found: Within | None = request.scope.get(_WITHIN)
+    return found
 
 
 async def authorised(request: Request, kind: str, right: str) -> tokens.Token:
@@ -18,8 +40,8 @@ async def authorised(request: Request, kind: str, right: str) -> tokens.Token:
 
     With no ``kind`` the caller asks for rights himself, later.
     """
-    if (token := request.scope.get(WITHIN)) is None:
-        token = await _verified(request)
+    known = within(request)
+    token = known.token if known else await _verified(request)
     if kind:
         check_scope(token, kind, right)
     return token

@@ -19,7 +19,7 @@ from carefolio.cloud.http import Door, read_body
 from carefolio.cloud.settings import settings
 from carefolio.cloud.telemetry import span
 from carefolio.doors import fhir_answers as answers
-from carefolio.doors import fhir_binary, fhir_formats, fhir_jobs
+from carefolio.doors import fhir_binary, fhir_formats, fhir_jobs, fhir_later
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_requests import (
     FORM,
@@ -42,7 +42,7 @@ from carefolio.fhir.errors import FhirError, error
 from carefolio.fhir.patch import fhirpath_patch, json_patch, merge_patch
 from carefolio.identity import discovery, scopes
 from carefolio.identity.tokens import Token
-from carefolio.record import capability, provenance, reading, resources, search, trail
+from carefolio.record import bulk, capability, provenance, reading, resources, search, trail
 from carefolio.record.arguments import SearchError
 from carefolio.record.ids import internal_id
 from carefolio.record.resources import Operation
@@ -162,7 +162,9 @@ async def search_type(request: Request) -> Response:
     if "patient" in request.path_params:
         patient = internal_id("Patient", str(request.path_params["patient"]))
         path = f"Patient/{request.path_params['patient']}/{kind}"
-    if "respond-async" in answers.preferences(request):
+    if "respond-async" in answers.preferences(request) and request.method != "HEAD":
+        if kind in bulk.MADE:
+            return await fhir_later.begin(request)
         return await fhir_jobs.search_later(request, reader_of(token), kind, await query_of(request), patient)
     return await _search(request, token, [kind], path, patient)
 

@@ -28,7 +28,7 @@ from carefolio.record.search import Page
 
 _CODES = {400: "invalid", 401: "login", 403: "forbidden", 404: "not-found", 405: "not-supported", 406: "not-supported",
           409: "conflict", 410: "deleted", 412: "conflict", 413: "too-long", 415: "not-supported", 422: "invalid",
-          503: "transient"}  # fmt: skip
+          429: "throttled", 503: "transient"}  # fmt: skip
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 
 
@@ -72,9 +72,16 @@ def version_headers(number: int, at: datetime) -> dict[str, str]:
 
 
 def preferences(request: Request) -> dict[str, str]:
-    """The Prefer header (RFC 7240): return, handling."""
-    pairs = [part.strip().partition("=") for part in re.split(r"[;,]", request.headers.get("prefer", ""))]
+    """The Prefer headers (RFC 7240): return, handling, respond-async."""
+    said = ",".join(request.headers.getlist("prefer"))
+    pairs = [part.strip().partition("=") for part in re.split(r"[;,]", said) if part.strip()]
     return {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+
+
+def preferred_within(request: Request) -> bytes:
+    """The Prefer header of a request that comes of this one, and is answered at once."""
+    wanted = [(name, value) for name, value in preferences(request).items() if name != "respond-async"]
+    return ", ".join(f"{name}={value}" if value else name for name, value in wanted).encode("latin-1", "replace")
 
 
 def written(request: Request, result: Result) -> Response:

@@ -14,7 +14,8 @@ from starlette.requests import Request
 
 from carefolio.cloud.database import UNAVAILABLE, Pool
 from carefolio.doors import fhir_answers as answers
-from carefolio.doors import fhir_within
+from carefolio.doors import fhir_jobs, fhir_within
+from carefolio.doors.bearer import within
 from carefolio.doors.fhir_requests import versions_of
 from carefolio.fhir import text
 from carefolio.fhir.definitions import resource_types
@@ -66,9 +67,12 @@ async def transaction(pool: Pool, reader: Reader, token: Token, entries: Sequenc
 
 async def batch(pool: Pool, reader: Reader, token: Token, entries: Sequence[Any], request: Request) -> list[str]:
     """Each entry by itself; one that fails leaves the others. The answers' entries."""
-    made = []
+    made, caller = [], within(request)
     for number, entry in enumerate(entries):
         place = f"Bundle.entry[{number}]"
+        if caller and (why := await caller.stopped()):
+            made.append(answers.failed_entry(error(403, "suppressed", f"not done: {why}", place)))
+            continue
         try:
             method = _method(entry, place)
             if method in ("GET", "HEAD"):
@@ -171,7 +175,8 @@ async def _asked(request: Request, entry: dict[str, Any]) -> fhir_within.Answer:
     conditions = {"ifNoneMatch": b"if-none-match", "ifModifiedSince": b"if-modified-since"}
     headers = [
         (b"accept", b"application/fhir+json"),
-        *((name, value) for name, value in request.scope["headers"] if name in (b"authorization", b"host", b"prefer")),
+        (b"prefer", answers.preferred_within(request)),
+        *((name, value) for name, value in request.scope["headers"] if name in (b"authorization", b"host")),
         *((name, str(asked[said]).encode("latin-1", "replace")) for said, name in conditions.items() if said in asked),
     ]
     scope = {
@@ -180,5 +185,6 @@ async def _asked(request: Request, entry: dict[str, Any]) -> fhir_within.Answer:
         "path": f"/fhir/R4/{unquote(path)}",
         "query_string": quote(query, safe="%=&:/?|,$+-._~;@!*'()").encode(),
         "headers": headers,
+        fhir_jobs.OF_BUNDLE: True,
     }
     return await fhir_within.ask(request.scope["fhir.door"], scope)

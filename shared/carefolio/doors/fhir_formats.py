@@ -28,6 +28,11 @@ def is_fhir(media: str) -> bool:
     return media.partition(";")[0].strip().lower() in _NAMES
 
 
+def is_fhir_json(media: str) -> bool:
+    """Whether what has this Content-Type is a FHIR document in JSON."""
+    return media.partition(";")[0].strip().lower() == "application/fhir+json"
+
+
 def document(body: bytes, media: str) -> Any:
     """The JSON form of a request's body. Raises FhirError (415 for other media types)."""
     form = _NAMES.get(media.partition(";")[0].strip().lower() or "json")
@@ -39,7 +44,7 @@ def document(body: bytes, media: str) -> Any:
 
 def check_format(request: Request) -> None:
     """Raise FhirError where the caller takes neither JSON nor XML."""
-    if _wanted(request.scope) is None:
+    if wanted(request.scope) is None:
         raise error(406, "not-supported", "JSON and XML are served")
 
 
@@ -49,8 +54,8 @@ def names_format(request: Request) -> bool:
     return "_format" in request.query_params or any(part in _NAMES for part in accepted)
 
 
-def _wanted(scope: Scope) -> str | None:
-    """json or xml; None where it is neither."""
+def wanted(scope: Scope) -> str | None:
+    """The form that is asked for, json or xml; None where it is neither."""
     query = parse_qs(scope["query_string"].decode("latin-1")) if b"_format" in scope["query_string"] else {}
     if named := query.get("_format"):
         return _NAMES.get(named[0].partition(";")[0].strip().lower().replace(" ", "+"))
@@ -76,7 +81,7 @@ def _wanted(scope: Scope) -> str | None:
 def sender(scope: Scope, send: Send) -> Send:
     """``send``, or what turns a JSON answer into the form that was asked for first."""
     pretty = b"_pretty=true" in scope["query_string"]
-    as_xml = _wanted(scope) == "xml"
+    as_xml = wanted(scope) == "xml"
     if not (pretty or as_xml):
         return send
     start: Message = {}

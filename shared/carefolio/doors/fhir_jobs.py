@@ -22,10 +22,13 @@ from starlette.responses import Response, StreamingResponse
 
 from carefolio.cloud import database, files
 from carefolio.doors import fhir_answers as answers
+from carefolio.doors import fhir_formats
 from carefolio.doors.bearer import authorised
 from carefolio.doors.fhir_parameters import given
 from carefolio.doors.fhir_requests import document_of, reader_of, span_of
+from carefolio.fhir import text
 from carefolio.fhir.errors import error
+from carefolio.fhir.xml import serialise
 from carefolio.record import bulk, importing, jobs, searching_later
 from carefolio.record.access import Reader
 from carefolio.record.arguments import SearchError
@@ -39,6 +42,8 @@ _MOST_PATIENTS = 10_000
 _BLOCK = 256 * 1024
 # Asked for again after so many seconds.
 _AGAIN = 2
+# Marks a request that is an entry of a Bundle.
+OF_BUNDLE = "carefolio.entry"
 # Of the operation, but about what is not kept here.
 _UNKNOWN = "not a parameter of this export; with Prefer: handling=lenient it is passed over"
 
@@ -59,6 +64,8 @@ async def export_group(request: Request) -> Response:
 
 
 async def _export(request: Request, level: str) -> Response:
+    if OF_BUNDLE in request.scope:
+        raise error(400, "not-supported", "an export is asked for by itself: an entry has no place to ask at")
     token = await authorised(request, "", "")
     reader = reader_of(token)
     if reader.account is not None or not bulk.permits(token.scope):
@@ -96,8 +103,6 @@ async def search_later(
     request: Request, reader: Reader, kind: str, query: list[tuple[str, str]], patient: uuid.UUID | None
 ) -> Response:
     """A search with Prefer: respond-async, as bulk data (R4 3.1.6.0)."""
-    if kind in bulk.MADE:
-        raise error(400, "not-supported", f"{kind} is made when it is asked for: ask without respond-async")
     pool = await database.pool()
     return await begun(searching_later.begin(pool, reader, address(request), kind, query, patient))
 
@@ -131,6 +136,7 @@ def _asked(query: list[tuple[str, str]], level: str, *, lenient: bool) -> dict[s
     made: dict[str, Any] = {
         "level": level, "types": [], "since": None, "filters": [], "elements": [], "patients": None, "associated": [],
     }  # fmt: skip
+    associated: list[str] = []
     for name, value in query:
         if name == "_outputFormat":
             if value not in _FORMATS:
@@ -144,13 +150,14 @@ def _asked(query: list[tuple[str, str]], level: str, *, lenient: bool) -> dict[s
         elif name == "_elements":
             made["elements"] += [list(each.strip().rpartition(".")[::2]) for each in value.split(",") if each.strip()]
         elif name == "includeAssociatedData":
-            made["associated"] = _associated(value.split(","), lenient=lenient) or made["associated"]
+            associated += value.split(",")
         elif name == "patient" and level != "system":
             made["patients"] = [*(made["patients"] or []), _patient(value)]
             if len(made["patients"]) > _MOST_PATIENTS:
                 raise SearchError(name, f"at most {_MOST_PATIENTS} patients")
         elif not lenient and name not in ("_format", "_pretty"):
             raise SearchError(name[:40], _UNKNOWN)
+    made["associated"] = _associated(associated, lenient=lenient)
     return made
 
 
@@ -200,12 +207,16 @@ async def status(request: Request) -> Response:
         raise error(500, "exception", f"the job failed: {job.failed}")
     if job.answer is None:
         done, parts = await jobs.progress(await database.pool(), job)
-        told = f"{done} of {parts} parts" if parts else "planning"
-        return Response(None, 202, {"X-Progress": told, "Retry-After": str(_AGAIN)})
+        progress = f"{done} of {parts} parts" if parts else "planning"
+        return Response(None, 202, {"X-Progress": progress, "Retry-After": str(_AGAIN)})
     assert job.expires_at is not None
     headers = {"Expires": format_datetime(job.expires_at.astimezone(UTC), usegmt=True)}
     if name := job.answer.get("file"):
-        return answers.answer(await anyio.to_thread.run_sync(files.read, f"{job.folder}/{name}"), 200, headers)
+        told = await anyio.to_thread.run_sync(files.read, f"{job.folder}/{name}")
+        if job.asked["form"] == "xml" and not fhir_formats.names_format(request):
+            xml = await anyio.to_thread.run_sync(lambda: serialise(text.loads(told)))
+            return Response(xml, 200, headers, media_type=fhir_formats.XML)
+        return answers.answer(told, 200, headers)
     made = {"transactionTime": job.answer["transactionTime"], "request": job.request, "requiresAccessToken": True}
     if job.kind == importing.KIND:
         made["outcome"] = job.answer["outcome"]

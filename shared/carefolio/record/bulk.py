@@ -38,13 +38,13 @@ _MARGIN = timedelta(seconds=2)
 _SUBSETTED = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 # Values of includeAssociatedData (Bulk Data Access 2.0).
 LATEST, ALL = "LatestProvenanceResources", "RelevantProvenanceResources"
-# Made when they are read, and never stored.
+# Made when they are read, beside what clients have stored of them.
 MADE = frozenset({"Provenance", "AuditEvent"})
 
 
 def exportable(reader: Reader) -> list[str]:
     """The types that a system's scope lets it read, and that are stored."""
-    return sorted(kind for kind in resource_types() - NO_ENDPOINT - MADE if reader.may(kind, "r"))
+    return sorted(kind for kind in resource_types() - NO_ENDPOINT if reader.may(kind, "r"))
 
 
 def check(reader: Reader, asked: dict[str, Any]) -> None:
@@ -78,6 +78,9 @@ async def _plan(pool: Pool, job: Job) -> list[dict[str, Any]]:
     await _settled(pool, job)
     asked = job.asked
     kinds = asked["types"] or exportable(job.reader)
+    if asked.get("associated") and not asked["types"]:
+        # They come with what they are about.
+        kinds.remove("Provenance")
     # A part ends within ten minutes, and telling from where a resource came takes a millisecond.
     of_part = _AT_ONCE if asked.get("associated") else _OF_PART
     parts: list[dict[str, Any]] = []
@@ -156,6 +159,8 @@ class Writers:
         self._stack = contextlib.ExitStack()
         self._open: dict[str, BinaryIO] = {}
         self.counts: dict[str, int] = {}
+        # Provenances that are written: one is of several resources.
+        self.said: set[uuid.UUID] = set()
 
     def __enter__(self) -> Writers:
         return self
@@ -203,18 +208,18 @@ async def _of_nobody(pool: Pool, job: Job, kinds: list[str], out: Writers) -> No
         if not await jobs.still_wanted(pool, job):
             raise JobError("it was cancelled")
         arguments: list[Any] = [after, kinds]
-        last = await _write(
+        rows = await _write(
             pool, job, "patient_id IS NULL AND id > $1 AND type = ANY($2::text[])", arguments, out, most=_OF_NOBODY
         )
-        if last is None:
+        if len(rows) < _OF_NOBODY:
             return
-        after = last
+        after = max(row["id"] for row in rows)
 
 
 async def _write(
     pool: Pool, job: Job, where: str, arguments: list[Any], out: Writers, *, most: int | None = None
-) -> uuid.UUID | None:
-    """Write what is chosen, with an audit line for each patient; the last id, None where that was all."""
+) -> Sequence[Any]:
+    """Write what is chosen, with an audit line for each patient, and return it."""
     reader = _reader(job)
     since = ""
     if job.asked["since"]:
@@ -227,39 +232,41 @@ async def _write(
     """  # noqa: S608 - the predicates are ours, their values are arguments
     arguments += [reader.actor, reader.organisation_id]
     actor, organisation = f"${len(arguments) - 1}::text", f"${len(arguments)}::uuid"
-    rows = await pool.fetch(
+    # A release before this one told of no such data.
+    told = job.asked.get("associated", [])
+    also = " || ',Provenance'" if told else ""
+    rows: list[Any] = await pool.fetch(
         f"""
         WITH found AS MATERIALIZED ({chosen}), noted AS (
             INSERT INTO audit (actor, organisation_id, action, patient_id, resource_type, query)
-            SELECT {actor}, {organisation}, 'export', patient_id, string_agg(DISTINCT type, ','), '{job.id}'
+            SELECT {actor}, {organisation}, 'export', patient_id, string_agg(DISTINCT type, ','){also}, '{job.id}'
             FROM found WHERE patient_id IS NOT NULL GROUP BY patient_id
-        ) SELECT id, version, type, opened.content FROM found JOIN {opened(reader, arguments)} USING (id, version)
-        ORDER BY type, id
+        ) SELECT id, version, type, patient_id, opened.content
+        FROM found JOIN {opened(reader, arguments)} USING (id, version) ORDER BY type, id
         """,  # noqa: S608 - ours
         *arguments,
         timeout=120,
     )
     await asyncio.to_thread(_put, rows, _elements(job), out)
-    # A release before this one told of no such data.
-    for name in job.asked.get("associated", []):
-        await _associated(pool, job, rows, out, latest=name == LATEST)
-    if most is None or len(rows) < most:
-        return None
-    last: uuid.UUID = max(row["id"] for row in rows)
-    return last
+    if told:
+        await _associated(pool, job, rows, out)
+    return rows
 
 
-async def _associated(pool: Pool, job: Job, rows: Sequence[Any], out: Writers, *, latest: bool) -> None:
-    """From where what was found came: what we know of it, and what clients have said (stored Provenances)."""
+async def _associated(pool: Pool, job: Job, rows: Sequence[Any], out: Writers) -> None:
+    """From where these came: what we know of it, and what clients have said (stored Provenances)."""
     found = [row for row in rows if row["type"] not in MADE]
+    reader, latest = _reader(job), LATEST in job.asked["associated"]
     for start in range(0, len(found), _AT_ONCE):
         portion = found[start : start + _AT_ONCE]
         versions = [(row["id"], row["version"]) for row in portion]
-        made = await provenance.of_found(pool, _reader(job), versions, latest=latest)
-        lines = [dumps(each).decode() for each in made]
+        lines = [dumps(each).decode() for each in await provenance.of_found(pool, reader, versions, latest=latest)]
         if "Provenance" not in job.asked["types"]:
             targets = [f"{row['type']}/{logical_id(row['content'])}" for row in portion]
-            lines += await provenance.stored(pool, _reader(job), targets, latest=latest)
+            patients = [row["patient_id"] for row in rows if row["patient_id"]]
+            said = await provenance.stored(pool, reader, patients, targets, latest=latest)
+            lines += [content for number, content in said.items() if number not in out.said]
+            out.said |= said.keys()
         listed = [{"type": "Provenance", "content": line} for line in lines]
         await asyncio.to_thread(_put, listed, _elements(job), out)
 

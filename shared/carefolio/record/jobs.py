@@ -184,10 +184,17 @@ async def cancel(pool: Pool, job: Job) -> None:
     await _remove(pool, job.id)
 
 
-async def attempts(pool: Pool, job: Job, part: int) -> int:
-    """How often a part was begun, this time included."""
-    counted: int = await pool.fetchval("SELECT attempts FROM job_part WHERE job_id = $1 AND number = $2", job.id, part)
-    return counted
+async def first_time(pool: Pool, job: Job, part: int) -> bool:
+    """Whether what must not be done twice is begun for the first time; from then on it is not."""
+    begun = await pool.fetchval(
+        """
+        UPDATE job_part SET subject = subject || '{"begun": true}'
+        WHERE job_id = $1 AND number = $2 AND NOT subject ? 'begun' RETURNING true
+        """,
+        job.id,
+        part,
+    )
+    return bool(begun)
 
 
 async def still_wanted(pool: Pool, job: Job) -> bool:
@@ -202,6 +209,9 @@ async def run(pool: Pool, number: uuid.UUID) -> bool:
         return True
     job = _job(await pool.fetchrow("SELECT * FROM job WHERE id = $1", part["job_id"]))
     if job.status not in ("waiting", "working"):
+        if job.status != "done":
+            # What a process wrote before it died.
+            await _remove(pool, job.id)
         return True
     if await _has_ended(pool, job.reader):
         await _fail(pool, job, "the client or account that asked for it has ended")
@@ -255,6 +265,10 @@ async def _do(pool: Pool, job: Job, part: Any) -> bool:
         else:
             async with asyncio.timeout(_LONGEST):
                 result = await kind.work(pool, job, part["number"], json.loads(part["subject"]))
+            if not await still_wanted(pool, job):
+                # Ended meanwhile: what it made came after the end.
+                await _remove(pool, job.id)
+                return True
             async with pool.acquire() as connection:
                 await _done(connection, part["id"], result)
     except NotYetError:
@@ -345,7 +359,8 @@ async def sweep(pool: Pool) -> tuple[int, int]:
     over = await pool.fetch("SELECT id FROM job WHERE expires_at < now() AND status <> 'expired'")
     for row in over:
         await _remove(pool, row["id"])
-        await pool.execute("UPDATE job SET status = 'expired' WHERE id = $1", row["id"])
+        # It may name somebody.
+        await pool.execute("UPDATE job SET status = 'expired', asked = '{}', request = '' WHERE id = $1", row["id"])
     await pool.execute("DELETE FROM job WHERE status = 'expired' AND made_at < now() - $1::interval", _KNOWN)
     return lost, len(over)
 

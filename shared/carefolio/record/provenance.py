@@ -130,29 +130,40 @@ async def of_found(
     return made
 
 
-async def stored(pool: Pool, reader: Reader, targets: Sequence[str], *, latest: bool) -> list[str]:
-    """The Provenances (as JSON) that clients have stored of these, such as Patient/[id]: of each the newest, or all."""
+async def stored(
+    pool: Pool, reader: Reader, patients: Sequence[uuid.UUID], targets: Sequence[str], *, latest: bool
+) -> dict[uuid.UUID, str]:
+    """The Provenances (id -> JSON) that clients have stored of these (Type/id): all of them, or the newest of each.
+
+    Nobody's, or of these patients: one that is in another's record as well is his.
+    """
     arguments = Arguments(organisation_id=reader.organisation_id)
     of_them = condition("Provenance", "target", ",".join(targets), arguments)
+    whose = f"(patient_id IS NULL OR patient_id = ANY({arguments.add(patients)}::uuid[]))"
     source, may_read = resources(reader, arguments.values), readable(reader, arguments.values)
     rows = await pool.fetch(
         f"""
         WITH found AS MATERIALIZED (
-            SELECT id, version, last_updated FROM {source} WHERE type = 'Provenance' AND {of_them} AND {may_read}
-        ) SELECT opened.content FROM found JOIN {opened(reader, arguments.values)} USING (id, version)
+            SELECT id, version, last_updated FROM {source}
+            WHERE type = 'Provenance' AND {of_them} AND {whose} AND {may_read}
+        ) SELECT id, opened.content FROM found JOIN {opened(reader, arguments.values)} USING (id, version)
         ORDER BY found.last_updated DESC, id
         """,  # noqa: S608 - the predicates are ours, their values are arguments
         *arguments.values,
     )
-    left = set(targets)
-    lines = []
+    left, found = set(targets), {}
     for row in rows:
-        about = {str(each.get("reference", "")) for each in orjson.loads(row["content"])["target"]}
-        about = {"/".join(each.split("/_history/")[0].split("/")[-2:]) for each in about}
+        about = _targets(row["content"])
         if not latest or about & left:
-            lines.append(row["content"])
+            found[row["id"]] = row["content"]
         left -= about
-    return lines
+    return found
+
+
+def _targets(content: str) -> set[str]:
+    """What a Provenance is about, without server and version."""
+    said = [str(each.get("reference", "")).split("/_history/")[0] for each in orjson.loads(content)["target"]]
+    return {"/".join(each.split("/")[-2:]) for each in said}
 
 
 async def _of_versions(rows: Sequence[asyncpg.Record], origins: _Origins) -> list[dict[str, Any]]:
