@@ -42,6 +42,11 @@ ENVIRONMENT = dict(os.environ)
 CLI = Path(sys.executable).with_name("carefolio")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end, one process of the suite would wait for the other."""
+    items.sort(key=lambda item: "terraform" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def shared_messages() -> list[Path]:
     """The collected real messages, which do not lie in this repository."""
