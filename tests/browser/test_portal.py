@@ -221,6 +221,7 @@ async def test_inside_the_nhs_app(demonstration: Running, browser: Browser) -> N
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("person", PEOPLE)
 async def test_every_page_is_for_everybody(demonstration: Running, browser: Browser, person: str) -> None:
     """No violation of WCAG 2.2 AA, nothing wider than the screen (also at 200% zoom), nothing from elsewhere, small."""
