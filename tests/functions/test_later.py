@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,8 @@ from tests.sharing_kit import World
 from carefolio.doors import fhir_later
 from carefolio.doors.fhir_routes import DOOR
 from carefolio.fhir.validation import validate
-from carefolio.record import jobs
+from carefolio.identity import registry
+from carefolio.record import jobs, purging
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,38 @@ async def test_a_bundle_begins_no_job_of_its_own(owner: Hospital, database: asyn
     batch["type"] = "transaction"
     refused = await owner.request("POST", "/fhir/R4", json=batch, headers=await owner.bearer())
     assert refused.status == 400
+
+
+async def test_what_was_purged_is_in_no_answer_that_waits(owner: Hospital, pool: asyncpg.Pool) -> None:
+    """Misfiled data is fetched by nobody from then on: what may hold it is gone, what is of others stays."""
+    person, other = Person(nhs(), unique("L")), Person(nhs(), unique("L"))
+    for each in (person, other):
+        await end(owner, each.message("A28", rest="AL1|1|DA|P^Penicillin"))
+    found = {each.number: await owner.patient(each.number) for each in (person, other)}
+    one, another = f"Patient/{found[person.number]['id']}", f"Patient/{found[other.number]['id']}"
+    reader = {"Authorization": f"Bearer {await _second(owner)}"}
+    began = [
+        (await begun(owner, "$export?_type=AllergyIntolerance"), await owner.bearer()),
+        (await begun(owner, f"{one}/$everything"), await owner.bearer()),
+        (await begun(owner, f"AllergyIntolerance?patient={one}"), await owner.bearer()),
+        (await begun(owner, f"{another}/$everything", headers=reader), reader),
+    ]
+    places = [(urlsplit(reply.headers["Content-Location"]).path, bearer) for reply, bearer in began]
+    for place, bearer in places:
+        assert (await _told(owner, place, bearer)).status == 200
+    row = await pool.fetchrow(
+        "SELECT patient_id, message_id FROM resource WHERE type = 'AllergyIntolerance' AND patient_id = $1",
+        found[person.number]["id"],
+    )
+    await purging.purge(pool, "operator", row["patient_id"], "It was another person's.", messages=[row["message_id"]])
+    statuses = [(await owner.request("GET", place, headers=bearer)).status for place, bearer in places]
+    assert statuses == [404, 404, 404, 200]
+
+
+async def _second(owner: Hospital) -> str:
+    """The token of another client of the organisation."""
+    made = await registry.add_client(owner.database, "other", owner.ods_code, "system/*.rs")
+    return await replace(owner, client=asdict(made), token="", asked_at=0).authorize()
 
 
 def _number(reply: Reply) -> str:

@@ -184,6 +184,20 @@ async def cancel(pool: Pool, job: Job) -> None:
     await _remove(pool, job.id)
 
 
+async def withdraw(connection: Connection, records: Sequence[uuid.UUID]) -> None:
+    """End what may hold something of these records: jobs of whoever has read there since he asked. ``sweep`` removes
+    their files."""
+    await connection.execute(
+        """
+        UPDATE job SET status = 'cancelled', ended_at = coalesce(ended_at, now()), expires_at = now()
+        WHERE status IN ('waiting', 'working', 'done') AND EXISTS (
+            SELECT FROM audit WHERE patient_id = ANY($1) AND at >= job.made_at AND actor = job.reader ->> 'actor'
+        )
+        """,
+        list(records),
+    )
+
+
 async def first_time(pool: Pool, job: Job, part: int) -> bool:
     """Whether what must not be done twice is begun for the first time; from then on it is not."""
     begun = await pool.fetchval(

@@ -18,7 +18,7 @@ from carefolio.cloud.database import Connection, Pool
 from carefolio.hl7 import HL7Error
 from carefolio.identity.sender_settings import parse_settings
 from carefolio.mapping import UnsupportedTypeError
-from carefolio.record import effects, links, matching
+from carefolio.record import effects, jobs, links, matching
 from carefolio.record.decisions import DecisionError, keep, retried
 from carefolio.record.matching import Owned
 from carefolio.record.rebuild import RebuildError, rebuild, write_difference
@@ -75,6 +75,7 @@ async def purge(
         versions = 0
         for number, since in {**touched, **dict.fromkeys(items, 1)}.items():
             versions += await _scrub(connection, number, since, records)
+        await jobs.withdraw(connection, records)
         told: dict[str, Any] = {
             "messages": [str(each) for each in messages], "items": named, "versions": versions, "reason": reason,
             "organisation": str(organisation) if organisation else None,
