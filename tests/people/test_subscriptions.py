@@ -60,12 +60,18 @@ async def test_a_patients_app_is_told_of_his_results(
     receiver.calls.clear()
     await pool.execute("UPDATE app_grant SET ended_at = now() WHERE client_id = $1", app.client.client_id)
     await people.hospital.accepted(load.report(who.nhs_number, unique()))
-    for _ in range(100):
-        if await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", number) == "off":
-            break
-        await asyncio.sleep(0.05)
-    assert await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", number) == "off"
+    await ends(pool, number)
     assert receiver.calls == []
+
+
+async def ends(pool: asyncpg.Pool, number: str) -> None:
+    """Wait until a subscription is off."""
+    status = "SELECT status FROM subscription WHERE logical_id = $1"
+    for _ in range(100):
+        if await pool.fetchval(status, number) == "off":
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the subscription goes on")
 
 
 async def test_another_grant_of_the_same_app_opens_nothing(
@@ -82,11 +88,7 @@ async def test_another_grant_of_the_same_app_opens_nothing(
     await app.token(await app.allow("launch/patient patient/Patient.rs offline_access"))
     await pool.execute("UPDATE app_grant SET ended_at = now() WHERE id = $1", first)
     await people.hospital.accepted(load.report(who.nhs_number, unique()))
-    for _ in range(100):
-        if await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", made.json["id"]) == "off":
-            break
-        await asyncio.sleep(0.05)
-    assert await pool.fetchval("SELECT status FROM subscription WHERE logical_id = $1", made.json["id"]) == "off"
+    await ends(pool, made.json["id"])
     assert len(receiver.calls) == 1
 
 
